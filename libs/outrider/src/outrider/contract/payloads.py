@@ -1,0 +1,364 @@
+"""Payload models of wire contract v1, device side: what JSON Schema and the AsyncAPI document are generated from.
+
+They describe; ingest decodes with faster code of its own, and golden vectors hold the two together. Readers ignore
+fields they do not know: v1 only ever gains some.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
+
+from outrider.contract.limits import (
+    EVENT_TYPE_MAX_CHARS,
+    GONE_MAX_RANGES,
+    MESSAGE_MAX_RECORDS,
+    MESSAGE_MAX_SAMPLES,
+    NEED_MAX_RANGES,
+    NUMBER_MAX,
+)
+from outrider.contract.reasons import Reason
+
+Boot: TypeAlias = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=NUMBER_MAX,
+        strict=True,
+        description="Random number of the device's boot, new at each one.",
+        examples=[4096],
+    ),
+]
+Seq: TypeAlias = Annotated[
+    int, Field(ge=1, le=NUMBER_MAX, strict=True, description="Counted from 1 per boot and stream.", examples=[17])
+]
+UptimeMs: TypeAlias = Annotated[
+    int, Field(ge=0, le=NUMBER_MAX, strict=True, description="Milliseconds since boot; never wraps.", examples=[61_250])
+]
+EpochMs: TypeAlias = Annotated[
+    int,
+    Field(ge=0, le=NUMBER_MAX, strict=True, description="UTC, milliseconds since 1970.", examples=[1_760_000_000_000]),
+]
+Timestamp: TypeAlias = Annotated[
+    int | float | str,
+    Field(
+        description="UTC. A number is in s (below 10^11), ms (10^14), µs (10^17) or ns (10^20) since 1970; a text is "
+        "ISO 8601 date and time, with offset, Z, or neither for UTC.",
+        examples=[1_760_000_000_000, 1_760_000_000.25, "2025-10-09T08:53:20Z"],
+    ),
+]
+SeqRange: TypeAlias = Annotated[tuple[Seq, Seq], Field(description="Inclusive range [from, to].", examples=[[1, 64]])]
+Scalar: TypeAlias = float | int | bool | str
+Level: TypeAlias = Literal["emergency", "alert", "critical", "error", "warning", "notice", "info", "debug"]
+Stream: TypeAlias = Literal["telemetry", "log", "event"]
+
+
+class Payload(BaseModel):
+    """Base of all payloads: unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True, populate_by_name=True)
+
+
+class Numbering(Payload):
+    """What makes a message exactly-once: all three are absent in an unnumbered message."""
+
+    boot: Boot | None = None
+    seq: Seq | None = None
+    now_ms: UptimeMs | None = None
+    """Uptime at sending, ms; only in messages of the running boot. The one field a resend may change."""
+
+
+class Moment(Payload):
+    """When a record was taken: `ts`, or `up_ms` by a device without a clock; without both, receive time (unnumbered only)."""
+
+    ts: Timestamp | None = None
+    up_ms: UptimeMs | None = None
+
+
+class FlatRecord(Moment):
+    """Samples of one moment: every other key is a metric, units in its name; nested objects flatten with `_`, null is none."""
+
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra={"examples": [{"ts": 1_760_000_000_000, "speed_kmh": 51.2, "ignition": True}]}
+    )
+    values: dict[str, JsonValue] | None = None
+    """Samples in an object of their own, as ThingsBoard devices send them."""
+
+
+class FlatTelemetry(Numbering, FlatRecord):
+    """Flat JSON: the samples of one moment, numbered or not."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {"temp_c": 21.5},
+                {"boot": 4096, "seq": 17, "now_ms": 61_250, "up_ms": 61_000, "speed_kmh": 51.2, "gear": "D"},
+                {"ts": 1_760_000_000_000, "values": {"rpm": 2100, "coolant_c": 88.5}},
+            ]
+        },
+    )
+
+
+class FlatPack(Numbering):
+    """Flat JSON of several moments under one number."""
+
+    records: Annotated[list[FlatRecord], Field(min_length=1, max_length=MESSAGE_MAX_SAMPLES)]
+
+
+class CompactBatch(Numbering):
+    """Compact batch of agents: per series a column of time steps and a column of values."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "v": 1,
+                    "boot": 4096,
+                    "seq": 17,
+                    "t0": 1_760_000_000_000,
+                    "series": {"cpu_pct": [[0, 30_000, 30_000], [12.5, 13.1, 12.9]]},
+                }
+            ]
+        }
+    )
+    v: Literal[1]
+    t0: Annotated[int, Field(ge=0, le=NUMBER_MAX, strict=True)]
+    """Milliseconds: uptime when `now_ms` is there or, with `boot`, when it lies before 2000; else epoch time."""
+    series: dict[str, tuple[list[int], list[Scalar | None]]]
+    """Metric → [time steps in ms, values]: the first step counts from `t0`, each next from the time before it."""
+
+
+class SenmlRecord(Payload):
+    """One record of a SenML pack (RFC 8428); numbering stands in the first one."""
+
+    bn: str | None = None
+    """Base name; metric = bn + n, with `:` `.` `-` `/` becoming `_`."""
+    bt: float | int | None = None
+    """Base time, s."""
+    bu: str | None = None
+    """Base unit."""
+    bv: float | int | None = None
+    """Base value, added to v."""
+    bs: float | int | None = None
+    """Base sum, added to s."""
+    bver: Annotated[int, Field(le=10)] | None = None
+    n: str | None = None
+    u: str | None = None
+    """Unit; names carry units until the registry keeps them."""
+    v: float | int | None = None
+    vs: str | None = None
+    vb: bool | None = None
+    vd: str | None = None
+    """Base64 data, stored as this text."""
+    s: float | int | None = None
+    """Sum, stored as metric `…_sum`."""
+    t: float | int | None = None
+    """Time, s, added to bt; below 2^28 it is relative to now, which only unnumbered messages may use."""
+    ut: float | int | None = None
+    """Maximum time to the next record, s; ignored."""
+    boot: Boot | None = None
+    seq: Seq | None = None
+    now_ms: UptimeMs | None = None
+    up_ms: UptimeMs | None = None
+
+
+class SenmlPack(RootModel[Annotated[list[SenmlRecord], Field(min_length=1)]]):
+    """SenML pack, JSON representation."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [[{"bn": "engine/", "bt": 1_760_000_000, "n": "temp", "u": "Cel", "v": 88.5}]]}
+    )
+
+
+class ScalarSample(RootModel[Scalar]):
+    """One value; the topic names the metric, receive time is its time."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [21.5, True, "text"]})
+
+
+class LogRecord(Moment):
+    """One log line; every other field is kept with it."""
+
+    model_config = ConfigDict(extra="allow")
+    level: Level | Annotated[int, Field(ge=0, le=7)] | str = "info"
+    """RFC 5424 severity by name, number or a common alias (warn, err, fatal, trace …)."""
+    msg: str
+
+
+class LogMessage(Numbering, LogRecord):
+    """One log line, numbered or not."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"ts": 1_760_000_000_000, "level": "warning", "msg": "modem lost", "rssi": -97}]
+        },
+    )
+
+
+class LogPack(Numbering):
+    """Several log lines under one number."""
+
+    records: Annotated[list[LogRecord], Field(min_length=1, max_length=MESSAGE_MAX_RECORDS)]
+
+
+class EventRecord(Moment):
+    """One event: crash, geofence, dtc, button …; every other field is kept with it."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Annotated[str, Field(min_length=1, max_length=EVENT_TYPE_MAX_CHARS)]
+    msg: str = ""
+
+
+class EventMessage(Numbering, EventRecord):
+    """One event, numbered or not."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"boot": 4096, "seq": 3, "ts": 1_760_000_000_000, "type": "dtc", "code": "P0420"}]
+        },
+    )
+
+
+class EventPack(Numbering):
+    """Several events under one number."""
+
+    records: Annotated[list[EventRecord], Field(min_length=1, max_length=MESSAGE_MAX_RECORDS)]
+
+
+class GoneMessage(Payload):
+    """What the device discarded and will never send: a counted, named loss. Repeated until acknowledged."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"boot": 4096, "gone": [[12, 90]], "reason": "ring full"}]}
+    )
+    boot: Boot
+    gone: Annotated[list[SeqRange], Field(min_length=1, max_length=GONE_MAX_RANGES)]
+    reason: Annotated[str, Field(max_length=200)] | None = None
+
+
+class Status(Payload):
+    """Presence: sent retained when connected, and as the will."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"state": "online", "ts": 1_760_000_000_000, "boot": 4096, "fw": "1.4.0", "tier": "esp32"}]
+        }
+    )
+    state: Literal["online", "offline"]
+    ts: Timestamp | None = None
+    boot: Boot | None = None
+    fw: str | None = None
+    """Version of the firmware or agent."""
+    tier: str | None = None
+    """Kind of device: esp32, pi, phone …"""
+    reason: str | None = None
+    """Why it went or came back: will, reboot, update …"""
+
+
+class Ack(Payload):
+    """What is stored or kept as rejected, and may be forgotten by the device. Losing one costs a resend, nothing else."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "ledger": "01J9Z3",
+                    "stream": "telemetry",
+                    "boot": 4096,
+                    "seq": [[1, 17]],
+                    "rejected": [[9, "clock_ahead"]],
+                },
+                {"stream": "log", "digest": [["9f86d081884c7d65", "not_json"]]},
+            ]
+        }
+    )
+    ledger: str | None = None
+    """Renewed by every restore of the database; when it changes, a device offers all rows it keeps again."""
+    stream: Stream
+    boot: Boot | None = None
+    seq: list[SeqRange] = Field(default_factory=list)
+    """Stored or kept as rejected."""
+    rejected: list[tuple[Seq, Reason]] = Field(default_factory=list)
+    """Numbers of `seq` that were refused wholly or in part, one entry a reason."""
+    need: Annotated[list[SeqRange], Field(max_length=NEED_MAX_RANGES)] = Field(default_factory=list)
+    """Gaps the platform asks for; a device ignores what it still holds un-acked and answers `gone` for the rest."""
+    gone: list[SeqRange] = Field(default_factory=list)
+    """Losses told by `gone`, now counted."""
+    digest: list[tuple[Annotated[str, Field(pattern="^[0-9a-f]{16}$")], Reason]] = Field(default_factory=list)
+    """Refused messages whose boot and seq could not be read: first 16 hex digits of the payload's SHA-256, reason."""
+
+
+class ShadowDesired(Payload):
+    """The state the device should have, whole, at most 8 KiB."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": 12, "state": {"interval_s": 30}}]})
+    version: Annotated[int, Field(ge=0, le=NUMBER_MAX)]
+    state: dict[str, JsonValue]
+
+
+class ShadowReported(Payload):
+    """The state the device has, as an RFC 7396 merge patch: null deletes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"version": 12, "state": {"interval_s": 30, "old": None}}]}
+    )
+    version: Annotated[int, Field(ge=0, le=NUMBER_MAX)]
+    """The desired version that this state answers."""
+    state: dict[str, JsonValue]
+
+
+class Command(Payload):
+    """An order to the device, carried out at most once per id."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": "c-81", "params": {"delay_s": 5}, "expires_ms": 1_760_000_060_000}]}
+    )
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    expires_ms: EpochMs | None = None
+    """Epoch ms after which the device answers `expired` instead of acting."""
+
+
+class CommandResponse(Payload):
+    """How far a command got; the last four are final."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"id": "c-81", "status": "succeeded", "result": {"rebooted": True}}]}
+    )
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    status: Literal["accepted", "running", "succeeded", "failed", "rejected", "expired"]
+    result: Any = None
+
+
+JobState: TypeAlias = Literal[
+    "queued",
+    "notified",
+    "downloading",
+    "downloaded",
+    "verified",
+    "installing",
+    "rebooting",
+    "confirming",
+    "succeeded",
+    "failed",
+    "rolled_back",
+    "rejected",
+    "timed_out",
+    "canceled",
+    "superseded",
+]
+
+
+class JobProgress(Payload):
+    """How far an update job got on the device."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": "j-7", "state": "downloading", "progress": 0.4}]})
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    state: JobState
+    detail: str | None = None
+    progress: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the current state that is done, 0 … 1."""

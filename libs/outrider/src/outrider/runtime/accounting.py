@@ -1,0 +1,211 @@
+"""Sequence accounting: which numbered messages are stored, per (device, stream, boot), in the storing transaction.
+
+The same SQL serves every writer; each has its own `sequence` table in its own schema, made by
+`runtime.create_accounting(schema)` in its migration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from outrider.contract import limits
+from outrider.contract.batch import BatchNumber, Header, Range
+
+LOOK = """
+SELECT k.n, k.seq <@ s.stored, coalesce((SELECT count(*) FROM unnest(s.stored)), 0)
+FROM unnest(%(tenant)s::text[], %(device)s::text[], %(stream)s::text[], %(boot)s::bigint[], %(seq)s::bigint[])
+     WITH ORDINALITY AS k(tenant, device, stream, boot, seq, n)
+JOIN {schema}.sequence s USING (tenant, device, stream, boot)
+"""
+LOCK = """
+SELECT FROM {schema}.sequence
+WHERE (tenant, device, stream, boot) IN (
+    SELECT * FROM unnest(%(tenant)s::text[], %(device)s::text[], %(stream)s::text[], %(boot)s::bigint[]))
+ORDER BY tenant, device, stream, boot FOR UPDATE
+"""
+COUNT = """
+INSERT INTO {schema}.sequence AS s
+       (tenant, device, stream, boot, stored, gone, duplicates, conflicts, rejected, first_at, last_at, mark_at)
+SELECT tenant, device, stream, boot, stored::int8multirange, gone::int8multirange, duplicates, conflicts, rejected,
+       now(), now(), now()
+FROM unnest(%(tenant)s::text[], %(device)s::text[], %(stream)s::text[], %(boot)s::bigint[], %(stored)s::text[],
+            %(gone)s::text[], %(duplicates)s::bigint[], %(conflicts)s::bigint[], %(rejected)s::bigint[])
+     AS k(tenant, device, stream, boot, stored, gone, duplicates, conflicts, rejected)
+ORDER BY tenant, device, stream, boot
+ON CONFLICT (tenant, device, stream, boot) DO UPDATE SET
+    stored = s.stored + excluded.stored,
+    gone = (s.gone + excluded.gone) - (s.stored + excluded.stored),
+    duplicates = s.duplicates + excluded.duplicates,
+    conflicts = s.conflicts + excluded.conflicts,
+    rejected = s.rejected + excluded.rejected,
+    last_at = now()
+"""
+# Gaps below mark_seq were there a minute ago already; each row asks at most every five minutes.
+NEED = """
+WITH due AS (
+    SELECT tenant, device, stream, boot, mark_seq, stored, gone FROM {schema}.sequence
+    WHERE gapped AND mark_at < now() - make_interval(secs => %(age)s)
+      AND (needed_at IS NULL OR needed_at < now() - make_interval(secs => %(interval)s))
+      AND last_at > now() - interval '1 day'
+    ORDER BY tenant, device, stream, boot LIMIT 1000 FOR UPDATE SKIP LOCKED
+), marked AS (
+    UPDATE {schema}.sequence s SET mark_seq = upper(s.stored + s.gone) - 1, mark_at = now(),
+        needed_at = CASE WHEN d.mark_seq > 0 THEN now() ELSE s.needed_at END
+    FROM due d WHERE (s.tenant, s.device, s.stream, s.boot) = (d.tenant, d.device, d.stream, d.boot)
+)
+SELECT d.tenant, d.device, d.stream, d.boot, array_agg(lower(g) ORDER BY lower(g)), array_agg(upper(g) - 1 ORDER BY lower(g))
+FROM due d, LATERAL (
+    SELECT g FROM unnest(int8multirange(int8range(1, d.mark_seq + 1)) - d.stored - d.gone) AS g
+    ORDER BY lower(g) LIMIT %(ranges)s
+) gaps
+WHERE d.mark_seq > 0
+GROUP BY d.tenant, d.device, d.stream, d.boot
+"""
+COMMITTED = """
+INSERT INTO runtime.committed AS c (group_name, producer_slot, topic, epoch, number)
+SELECT %(group)s, slot, topic, epoch, number
+FROM unnest(%(slot)s::int[], %(topic)s::text[], %(epoch)s::bigint[], %(number)s::bigint[]) AS k(slot, topic, epoch, number)
+ORDER BY slot, topic
+ON CONFLICT (group_name, producer_slot, topic) DO UPDATE
+    SET epoch = excluded.epoch, number = excluded.number, updated_at = now()
+    WHERE (c.epoch, c.number) < (excluded.epoch, excluded.number)
+"""
+
+Key = tuple[str, str, str, int]
+"""(tenant, device, stream, boot)"""
+
+
+@dataclass(slots=True)
+class Counted:
+    """What one batch adds to one key's accounting."""
+
+    stored: list[int] = field(default_factory=list)
+    gone: list[Range] = field(default_factory=list)
+    duplicates: int = 0
+    conflicts: int = 0
+    rejected: int = 0
+
+
+def key_of(header: Header) -> Key:
+    """Accounting key of a numbered header."""
+    assert header.boot is not None
+    return header.tenant, header.device, header.stream, header.boot
+
+
+def multirange(seqs: Iterable[int] = (), ranges: Iterable[Range] = ()) -> str:
+    """PostgreSQL text of an int8multirange that holds these numbers and inclusive ranges."""
+    parts = [f"[{first},{last}]" for first, last in ranges]
+    parts += [f"[{first},{last}]" for first, last in to_ranges(seqs)]
+    return "{" + ",".join(parts) + "}"
+
+
+def to_ranges(seqs: Iterable[int]) -> list[Range]:
+    """Sorted, disjoint, inclusive ranges of a set of numbers: `[1, 2, 3, 7]` → `[(1, 3), (7, 7)]`."""
+    ranges: list[Range] = []
+    for seq in sorted(set(seqs)):
+        if ranges and seq == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], seq)
+        else:
+            ranges.append((seq, seq))
+    return ranges
+
+
+class Accounting:
+    """The `sequence` table of one writer's schema."""
+
+    def __init__(self, schema: str, group: str) -> None:
+        name = sql.Identifier(schema)
+        self._group = group
+        self._look, self._lock, self._count, self._need = (
+            sql.SQL(statement).format(schema=name) for statement in (LOOK, LOCK, COUNT, NEED)
+        )
+
+    async def stored_before(
+        self, connection: psycopg.AsyncConnection, headers: Sequence[Header]
+    ) -> tuple[set[int], set[int]]:
+        """Lock the keys of these numbered headers, then tell by index which are counted as stored already, and which
+        would leave more gaps than `SEQUENCE_MAX_RANGES` (their keys are full)."""
+        keys = sorted({key_of(header) for header in headers})
+        if not keys:
+            return set(), set()
+        tenant, device, stream, boot = zip(*keys, strict=True)
+        await connection.execute(
+            self._lock, {"tenant": list(tenant), "device": list(device), "stream": list(stream), "boot": list(boot)}
+        )
+        rows = await (
+            await connection.execute(
+                self._look,
+                {
+                    "tenant": [h.tenant for h in headers],
+                    "device": [h.device for h in headers],
+                    "stream": [h.stream for h in headers],
+                    "boot": [h.boot for h in headers],
+                    "seq": [h.seq for h in headers],
+                },
+            )
+        ).fetchall()
+        stored = {n - 1 for n, is_stored, _ in rows if is_stored}
+        full = {n - 1 for n, is_stored, ranges in rows if not is_stored and ranges >= limits.SEQUENCE_MAX_RANGES}
+        return stored, full
+
+    async def count(self, connection: psycopg.AsyncConnection, counted: dict[Key, Counted]) -> None:
+        """Add a batch's counts in the connection's transaction."""
+        if not counted:
+            return
+        tenant, device, stream, boot = zip(*counted, strict=True)
+        values = counted.values()
+        await connection.execute(
+            self._count,
+            {
+                "tenant": list(tenant),
+                "device": list(device),
+                "stream": list(stream),
+                "boot": list(boot),
+                "stored": [multirange(c.stored) for c in values],
+                "gone": [multirange(ranges=c.gone) for c in values],
+                "duplicates": [c.duplicates for c in values],
+                "conflicts": [c.conflicts for c in values],
+                "rejected": [c.rejected for c in values],
+            },
+        )
+
+    async def commit_numbers(
+        self, connection: psycopg.AsyncConnection, numbers: Iterable[tuple[str, BatchNumber]]
+    ) -> None:
+        """Record the newest (topic, batch number) of each producer: depth is published − committed."""
+        newest: dict[tuple[int, str], tuple[int, int]] = {}
+        for topic, number in numbers:
+            key = (number.slot, topic)
+            newest[key] = max(newest.get(key, (0, 0)), (number.epoch, number.number))
+        if newest:
+            await connection.execute(
+                COMMITTED,
+                {
+                    "group": self._group,
+                    "slot": [slot for slot, _ in newest],
+                    "topic": [topic for _, topic in newest],
+                    "epoch": [epoch for epoch, _ in newest.values()],
+                    "number": [number for _, number in newest.values()],
+                },
+            )
+
+    async def needs(self, connection: psycopg.AsyncConnection) -> list[tuple[Key, list[Range]]]:
+        """Gaps older than a minute that it is time to ask for, at most 32 ranges a key; marks them as asked."""
+        rows = await (
+            await connection.execute(
+                self._need,
+                {
+                    "age": limits.NEED_GAP_AGE_S,
+                    "interval": limits.NEED_INTERVAL_S,
+                    "ranges": limits.NEED_MAX_RANGES,
+                },
+            )
+        ).fetchall()
+        return [
+            ((tenant, device, stream, boot), list(zip(first, last, strict=True)))
+            for tenant, device, stream, boot, first, last in rows
+        ]

@@ -1,0 +1,90 @@
+"""Application acks: coalesced per (device, stream, boot) for at most 100 ms, QoS 0; a lost one costs a resend."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import orjson
+
+from outrider.contract import limits, topics
+from outrider.contract.batch import Range
+from outrider.runtime import metrics
+from outrider.runtime.accounting import Key, to_ranges
+from outrider.runtime.errors import Transient
+
+log = logging.getLogger(__name__)
+
+
+class Acknowledger:
+    """Collects what was committed and tells the devices. Call it only after the commit."""
+
+    def __init__(self, publish: Callable[..., Awaitable[None]]) -> None:
+        self._publish = publish
+        self._ledger: str | None = None
+        self._seqs: dict[Key, list[int]] = {}
+        self._rejected: dict[Key, dict[int, str]] = {}
+        self._need: dict[Key, list[Range]] = {}
+        self._gone: dict[Key, list[Range]] = {}
+        self._pending = asyncio.Event()
+
+    def stored(self, key: Key, seqs: Iterable[int], ledger: str) -> None:
+        """These messages are stored or rejected."""
+        self._seqs.setdefault(key, []).extend(seqs)
+        self._ledger = ledger
+        self._pending.set()
+
+    def rejected(self, key: Key, seq: int, reason: str) -> None:
+        """This message, or a part of it, was refused and kept. Call `stored` for it too."""
+        self._rejected.setdefault(key, {})[seq] = reason
+
+    def gone(self, key: Key, ranges: Sequence[Range], ledger: str) -> None:
+        """The device's word that it discarded these is counted."""
+        self._gone.setdefault(key, []).extend(ranges)
+        self._ledger = ledger
+        self._pending.set()
+
+    def need(self, key: Key, ranges: Sequence[Range], ledger: str) -> None:
+        """Ask the device for these."""
+        self._need.setdefault(key, []).extend(ranges)
+        self._ledger = ledger
+        self._pending.set()
+
+    async def run(self) -> None:
+        """Publish what was collected, every 100 ms; the last ones when cancelled."""
+        try:
+            while True:
+                await self._pending.wait()
+                await asyncio.sleep(limits.ACK_COALESCE_MS / 1000)
+                await self.flush()
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await asyncio.shield(self.flush())
+
+    async def flush(self) -> None:
+        """Publish everything collected now."""
+        self._pending.clear()
+        seqs, self._seqs = self._seqs, {}
+        rejected, self._rejected = self._rejected, {}
+        need, self._need = self._need, {}
+        gone, self._gone = self._gone, {}
+        for key in seqs.keys() | need.keys() | gone.keys():
+            tenant, device, stream, boot = key
+            document = {
+                "ledger": self._ledger,
+                "stream": stream,
+                "boot": boot,
+                "seq": to_ranges(seqs.get(key, ())),
+                "rejected": sorted(rejected.get(key, {}).items()),
+                "need": need.get(key, []),
+            }
+            if key in gone:
+                document["gone"] = gone[key]
+            try:
+                await self._publish(topics.ACK.name(tenant=tenant, device=device), orjson.dumps(document), qos=0)
+                metrics.ACKS.labels(stream).inc()
+            except Transient as error:
+                log.warning("ack_not_published", extra={"device": device, "reason": str(error)})

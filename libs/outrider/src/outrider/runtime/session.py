@@ -1,0 +1,200 @@
+"""A persistent MQTT session and a publisher: connections that come back by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+
+from outrider.runtime import metrics
+from outrider.runtime.backoff import Backoff
+from outrider.runtime.errors import ConnectionLost, SessionTakenOver, Transient
+from outrider.runtime.mqtt import SESSION_NEVER_EXPIRES, Connection, Delivery
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """The broker's queue of one slot: fixed client id, clean_start 0, never expires; un-acked messages wait here in order.
+
+    At most `receive_maximum` messages and about `max_bytes` bytes are in hand: beyond that the socket is not read.
+    """
+
+    def __init__(
+        self, url: str, client_id: str, filters: Sequence[str], *, receive_maximum: int, max_bytes: int
+    ) -> None:
+        self.client_id = client_id
+        self._url = url
+        self._filters = list(filters)
+        self._receive_maximum = receive_maximum
+        self._max_bytes = max_bytes
+        self._connection: Connection | None = None
+        self._queue: deque[Delivery] = deque()
+        self._arrived = asyncio.Event()
+        self._in_hand: dict[int, int] = {}  # packet id -> bytes, of the live connection
+        self._bytes = 0
+        self._paused = False
+        self.oldest_ms: int | None = None
+
+    @property
+    def connected(self) -> bool:
+        """True while a subscribed connection is up."""
+        return self._connection is not None and not self._connection.closed.is_set()
+
+    @property
+    def in_hand(self) -> tuple[int, int]:
+        """(messages, bytes) delivered and not yet acknowledged."""
+        return len(self._in_hand), self._bytes
+
+    async def run(self) -> None:
+        """Keep the session attended until cancelled. Raises SessionTakenOver: the caller must hold the lease first."""
+        backoff = Backoff()
+        while True:
+            try:
+                connection = await Connection.open(
+                    self._url,
+                    self.client_id,
+                    self._on_delivery,
+                    clean_start=False,
+                    session_expiry_s=SESSION_NEVER_EXPIRES,
+                    receive_maximum=self._receive_maximum,
+                )
+                self._connection = connection
+                # Always: a broker that lost its persistence has no session, and subscribing twice changes nothing.
+                await connection.subscribe(self._filters)
+                log.info(
+                    "session_connected",
+                    extra={"client_id": self.client_id, "session_present": connection.session_present},
+                )
+                metrics.SESSION_CONNECTED.labels(self.client_id).set(1)
+                backoff.reset()
+                await connection.closed.wait()
+                raise connection.reason
+            except SessionTakenOver:
+                raise
+            except Transient as error:
+                delay_s = backoff.next_s()
+                log.warning(
+                    "session_lost",
+                    extra={"client_id": self.client_id, "reason": str(error), "retry_s": round(delay_s, 2)},
+                )
+                if self._connection is not None:
+                    await self._connection.close()
+                self._forget()
+                metrics.SESSION_RECONNECTS.labels(self.client_id).inc()
+                await asyncio.sleep(delay_s)
+            finally:
+                metrics.SESSION_CONNECTED.labels(self.client_id).set(1 if self.connected else 0)
+
+    async def take(self, max_messages: int, max_bytes: int, max_age_s: float) -> list[Delivery]:
+        """Wait for a message, then up to `max_age_s` for more; returns 1 … `max_messages` of one connection, in order."""
+        while not self._queue:
+            self._arrived.clear()
+            await self._arrived.wait()
+        deadline = time.monotonic() + max_age_s
+        while len(self._queue) < max_messages and self._bytes < max_bytes:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+        taken: list[Delivery] = []
+        size = 0
+        while self._queue and len(taken) < max_messages and size < max_bytes:
+            delivery = self._queue.popleft()
+            size += len(delivery.payload)
+            taken.append(delivery)
+        return taken or await self.take(max_messages, max_bytes, max_age_s)
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge on the connection that delivered them; dropped where that connection is gone."""
+        if not deliveries:
+            return
+        connection = deliveries[0].connection
+        connection.ack(delivery.packet_id for delivery in deliveries)
+        if connection is self._connection:
+            for delivery in deliveries:
+                self._bytes -= self._in_hand.pop(delivery.packet_id, 0)
+            self.oldest_ms = self._queue[0].received_ms if self._queue else None
+            if self._paused and self._bytes < self._max_bytes // 2:
+                self._paused = False
+                connection.resume()
+
+    async def close(self) -> None:
+        """Disconnect and keep the session: what arrives meanwhile waits in the broker."""
+        if self._connection is not None:
+            await self._connection.close()
+        metrics.SESSION_CONNECTED.labels(self.client_id).set(0)
+
+    def _forget(self) -> None:
+        # The broker delivers what was not acknowledged again on the next connection, under new packet ids.
+        self._queue.clear()
+        self._in_hand.clear()
+        self._bytes = 0
+        self._paused = False
+        self.oldest_ms = None
+        self._connection = None
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        if self.oldest_ms is None:
+            self.oldest_ms = delivery.received_ms
+        self._queue.append(delivery)
+        size = len(delivery.payload) + 256
+        self._in_hand[delivery.packet_id] = size
+        self._bytes += size
+        if self._bytes > self._max_bytes and not self._paused:
+            self._paused = True
+            delivery.connection.pause()
+        self._arrived.set()
+
+
+class Publisher:
+    """Publishes on a connection of its own, so that a session whose socket is held back never holds its PUBACKs back."""
+
+    def __init__(self, url: str, client_id: str) -> None:
+        self._url = url
+        self._client_id = client_id
+        self._connection: Connection | None = None
+        self._ready = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """True while the connection is up."""
+        return self._ready.is_set()
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled."""
+        backoff = Backoff()
+        while True:
+            try:
+                self._connection = await Connection.open(
+                    self._url, self._client_id, lambda _: None, clean_start=True, session_expiry_s=0, receive_maximum=10
+                )
+                self._ready.set()
+                backoff.reset()
+                await self._connection.closed.wait()
+                raise self._connection.reason
+            except Transient as error:
+                self._ready.clear()
+                delay_s = backoff.next_s()
+                log.warning("publisher_lost", extra={"reason": str(error), "retry_s": round(delay_s, 2)})
+                await asyncio.sleep(delay_s)
+
+    async def publish(
+        self, topic: str, payload: bytes, *, qos: int = 1, user_properties: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Publish; QoS 1 returns after PUBACK. Raises Transient (ConnectionLost, NotStored)."""
+        if self._connection is None or not self._ready.is_set():
+            raise ConnectionLost("the publisher is not connected")
+        await self._connection.publish(topic, payload, qos=qos, user_properties=user_properties)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self._ready.clear()
+        if self._connection is not None:
+            await self._connection.close(end_session=True)

@@ -1,0 +1,196 @@
+"""Leases of consumer slots in PostgreSQL: each slot has one holder, replicas share them fairly, a dead holder is replaced.
+
+A replica attends a slot's session only while it holds the lease (delivery rule 12). While PostgreSQL is away nobody
+can take a slot over, so holders keep theirs: they store nothing and acknowledge nothing, and go on when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from outrider.runtime import metrics
+from outrider.runtime.database import Database
+from outrider.runtime.errors import Transient
+
+log = logging.getLogger(__name__)
+
+DECLARE = "SELECT runtime.declare_slots(%s, %s)"
+COUNT = "SELECT count(*) FROM runtime.slot WHERE group_name = %s"
+BEAT = """
+INSERT INTO runtime.replica AS r (group_name, holder, heartbeat_at) VALUES (%s, %s, now())
+ON CONFLICT (group_name, holder) DO UPDATE SET heartbeat_at = now()
+"""
+FORGET_DEAD_REPLICAS = """
+DELETE FROM runtime.replica
+WHERE group_name = %(group)s AND (heartbeat_at < now() - make_interval(secs => %(timeout)s) OR holder = ANY (%(replaced)s))
+"""
+LIVE_REPLICAS = "SELECT count(*) FROM runtime.replica WHERE group_name = %s"
+RENEW = """
+UPDATE runtime.slot SET heartbeat_at = now() WHERE group_name = %s AND holder = %s AND slot = ANY (%s) RETURNING slot
+"""
+# The row lock decides between two candidates; a taker ends the old holder's database sessions before it starts, because
+# a stopped process in the middle of a COPY would otherwise keep its locks (seen in an experiment, delivery rule 12).
+TAKE = """
+WITH free AS (
+    SELECT slot, holder AS old FROM runtime.slot
+    WHERE group_name = %(group)s AND NOT slot = ANY (%(held)s)
+      AND (holder IS NULL OR heartbeat_at < now() - make_interval(secs => %(timeout)s)
+           OR (replica = %(replica)s AND holder <> %(holder)s))
+    ORDER BY slot LIMIT %(want)s FOR UPDATE SKIP LOCKED
+)
+UPDATE runtime.slot s
+SET holder = %(holder)s, replica = %(replica)s, epoch = s.epoch + 1, heartbeat_at = now(), acquired_at = now()
+FROM free WHERE s.group_name = %(group)s AND s.slot = free.slot
+RETURNING s.slot, s.epoch, free.old
+"""
+END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ANY (%s) AND pid <> pg_backend_pid()
+"""
+RELEASE = "UPDATE runtime.slot SET holder = NULL, heartbeat_at = NULL WHERE group_name = %s AND holder = %s AND slot = ANY (%s)"
+LEAVE = "DELETE FROM runtime.replica WHERE group_name = %s AND holder = %s"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to attend one slot; `epoch` is new with every lease of the slot."""
+
+    group: str
+    slot: int
+    epoch: int
+
+    @property
+    def client_id(self) -> str:
+        """MQTT client id of the slot: a name that no device can have (device names hold no colon)."""
+        return f"svc:{self.group}:{self.slot}"
+
+
+class Slots:
+    """Holds this replica's fair share of a group's slots; calls `attend(lease)` and cancels that task when a lease is lost."""
+
+    def __init__(
+        self,
+        database: Database,
+        group: str,
+        count: int,
+        replica: str,
+        timeout_s: float,
+        attend: Callable[[Lease], Awaitable[None]],
+    ) -> None:
+        self._database = database
+        self._group = group
+        self._count = count
+        self._replica = replica
+        self._holder = database.application_name
+        self._timeout_s = timeout_s
+        self._attend = attend
+        self._attending: dict[int, asyncio.Task[None]] = {}
+        self.problem: str | None = "no slot yet"
+
+    @property
+    def held(self) -> list[int]:
+        """Slots held, in order."""
+        return sorted(self._attending)
+
+    async def run(self) -> None:
+        """Renew, take and give back leases until cancelled; then stop attending and release them."""
+        try:
+            declared = False
+            while True:
+                try:
+                    if not declared:
+                        await self._declare()
+                        declared = True
+                    await self._round()
+                    self.problem = None  # a standby, which holds no slot because others hold them all, is well
+                except Transient as error:
+                    self.problem = str(error)
+                    log.warning("lease_round_failed", extra={"group": self._group, "reason": str(error)})
+                metrics.SLOTS_HELD.labels(self._group).set(len(self._attending))
+                await asyncio.sleep(self._timeout_s / 4)
+        finally:
+            await asyncio.shield(self._stop())
+
+    async def _declare(self) -> None:
+        async with self._database.transaction() as connection:
+            await connection.execute(DECLARE, (self._group, self._count))
+
+    async def _round(self) -> None:
+        group, timeout = self._group, self._timeout_s
+        for slot, task in list(self._attending.items()):
+            if task.done():  # its session was taken over, or it failed: hold the lease again before reconnecting
+                self._attending.pop(slot)
+                if not task.cancelled() and (error := task.exception()):
+                    log.warning("slot_left", extra={"group": group, "slot": slot, "reason": str(error)})
+                await self._release([slot])
+        held = self.held
+        async with self._database.transaction() as connection:
+            await connection.execute(BEAT, (group, self._holder))
+            renewed = {
+                row[0] for row in await (await connection.execute(RENEW, (group, self._holder, held))).fetchall()
+            }
+            replicas = await _one(connection, LIVE_REPLICAS, (group,))
+            total = await _one(connection, COUNT, (group,))
+            share = -(-total // max(1, replicas))
+            taken: list[tuple[int, int, str | None]] = []
+            if len(renewed) < share:
+                arguments: dict[str, Any] = {
+                    "group": group,
+                    "held": held,
+                    "timeout": timeout,
+                    "holder": self._holder,
+                    "replica": self._replica,
+                    "want": share - len(renewed),
+                }
+                taken = await (await connection.execute(TAKE, arguments)).fetchall()
+            replaced = [old for _, _, old in taken if old and old != self._holder]
+            if replaced:
+                await connection.execute(END_SESSIONS, (replaced,))
+            await connection.execute(FORGET_DEAD_REPLICAS, {"group": group, "timeout": timeout, "replaced": replaced})
+        lost = [slot for slot in held if slot not in renewed]
+        for slot in lost:
+            log.warning("slot_lost", extra={"group": group, "slot": slot})
+            await self._leave(slot)
+        for slot, epoch, old in taken:
+            log.info("slot_taken", extra={"group": group, "slot": slot, "epoch": epoch, "previous_holder": old})
+            lease = Lease(group, slot, epoch)
+            self._attending[slot] = asyncio.create_task(self._attending_task(lease), name=lease.client_id)
+        surplus = self.held[share:]
+        for slot in surplus:
+            await self._leave(slot)
+        await self._release(surplus)
+
+    async def _attending_task(self, lease: Lease) -> None:
+        await self._attend(lease)
+
+    async def _leave(self, slot: int) -> None:
+        task = self._attending.pop(slot)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def _release(self, slots: list[int]) -> None:
+        if slots:
+            async with self._database.transaction() as connection:
+                await connection.execute(RELEASE, (self._group, self._holder, slots))
+
+    async def _stop(self) -> None:
+        held = self.held
+        for task in self._attending.values():
+            task.cancel()
+        if self._attending:
+            await asyncio.wait(list(self._attending.values()))
+        self._attending.clear()
+        try:
+            await self._release(held)
+            async with self._database.transaction() as connection:
+                await connection.execute(LEAVE, (self._group, self._holder))
+        except Transient as error:
+            log.warning("release_failed", extra={"group": self._group, "reason": str(error)})
+
+
+async def _one(connection: Any, statement: str, arguments: tuple[Any, ...]) -> int:
+    row = await (await connection.execute(statement, arguments)).fetchone()
+    return int(row[0])

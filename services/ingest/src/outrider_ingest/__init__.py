@@ -1,0 +1,1 @@
+"""Ingest: decodes what devices publish, fixes its time, keeps what it refuses, and puts the rest on the bus."""

@@ -1,0 +1,75 @@
+"""The story of one device message: read → anchor → resolve times → keep what is refused → bus → ack."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import orjson
+from prometheus_client import Counter
+
+from outrider.contract import topics
+from outrider.runtime.consumer import ConsumerSettings
+from outrider.runtime.errors import Transient
+from outrider.runtime.mqtt import Delivery
+from outrider.runtime.service import Chassis, Service
+from outrider.runtime.slots import Lease
+from outrider_ingest.bus import Bus, digest_acks
+from outrider_ingest.messages import read
+from outrider_ingest.settings import Settings
+from outrider_ingest.store import Anchors, Shards, keep_rejections, record_published
+
+log = logging.getLogger(__name__)
+
+GROUP = "ingest"
+MESSAGES = Counter("outrider_ingest_messages", "Device messages put on the bus or rejected", ["stream"])
+SAMPLES = Counter("outrider_ingest_samples", "Samples put on the bus")
+PUBLISHED_INTERVAL_S = 2.0
+
+
+async def build(chassis: Chassis[Settings]) -> None:
+    """Wire the service: settings → anchors, bus → consumer → handler."""
+    settings, database, publisher = chassis.settings, chassis.database, chassis.publisher
+    anchors = Anchors(database, settings.ingest_anchor_cache)
+    bus = Bus(publisher, Shards(database))
+
+    async def handle(lease: Lease, deliveries: Sequence[Delivery]) -> None:
+        messages = [read(delivery) for delivery in deliveries]
+        known = await anchors.of(messages)
+        for message in messages:
+            key = message.boot_key
+            message.resolve(known.get(key) if key else None)
+        await keep_rejections(database, GROUP, messages)
+        await bus.publish(lease, messages)
+        for topic, ack in digest_acks(messages).items():
+            await publisher.publish(topic.split(" ")[0], orjson.dumps(ack), qos=0)
+        for message in messages:
+            MESSAGES.labels(message.stream).inc()
+            SAMPLES.inc(len(message.samples))
+
+    async def report_published() -> None:
+        while True:
+            await asyncio.sleep(PUBLISHED_INTERVAL_S)
+            try:
+                async with database.transaction() as connection:
+                    await record_published(connection, bus.published())
+            except Transient as error:
+                log.debug("published_not_recorded", extra={"reason": str(error)})
+
+    chassis.consume(
+        ConsumerSettings(
+            group=GROUP,
+            slots=settings.ingest_slots,
+            batch_max_messages=settings.ingest_batch_max_messages,
+            batch_max_bytes=4 * 1024 * 1024,
+            batch_max_age_s=settings.ingest_batch_max_age_s,
+            receive_maximum=settings.ingest_receive_maximum,
+        ),
+        filters=lambda slot: [topics.share(GROUP, raw) for raw in topics.RAW_FILTERS],
+        handle=handle,
+    )
+    chassis.run_beside("report_published", report_published)
+
+
+service = Service(GROUP, Settings, build, __doc__ or "")

@@ -1,0 +1,101 @@
+"""Puts messages on the sharded bus in numbered batches; returns only when the broker has taken every one."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from outrider.contract import limits, topics
+from outrider.contract.batch import BatchNumber, Header, encode_records, encode_samples
+from outrider.runtime.errors import NotStored, Transient
+from outrider.runtime.session import Publisher
+from outrider.runtime.slots import Lease
+from outrider_ingest.messages import Message
+from outrider_ingest.store import Shards
+
+BYTES_PER_SAMPLE = 24
+"""What a sample takes in a batch, about; batches are cut by this estimate and not measured while they grow."""
+
+TOPIC = {"telemetry": topics.BUS_SAMPLES, "log": topics.BUS_LOGS, "event": topics.BUS_EVENTS}
+WRITER = {"telemetry": "writer-timeseries", "log": "writer-logs", "event": "writer-timeseries"}
+
+Item = tuple[Message, Header]
+
+
+class Bus:
+    """The bus side of ingest: shards, batch numbers, PUBACKs."""
+
+    def __init__(self, publisher: Publisher, shards: Shards) -> None:
+        self._publisher = publisher
+        self._shards = shards
+        self._numbers: dict[tuple[int, int, str], int] = {}
+
+    async def publish(self, lease: Lease, messages: Sequence[Message]) -> None:
+        """Publish all messages that have a header and mark each delivery done once the broker took its batch.
+
+        Raises Transient when a batch was not taken; the messages of the others are done and are not sent again.
+        """
+        groups: dict[str, list[Item]] = {}
+        for message in messages:
+            header = message.header()
+            if header is None:
+                message.delivery.done = True
+                continue
+            shards = await self._shards.of(WRITER[message.stream])
+            shard = zlib.crc32(message.device.encode()) % shards
+            groups.setdefault(TOPIC[message.stream].name(shard=shard), []).append((message, header))
+        results = await asyncio.gather(
+            *(self._send(lease, topic, chunk) for topic, items in groups.items() for chunk in _chunks(items)),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def published(self) -> dict[tuple[int, int, str], int]:
+        """Newest batch number per (slot, lease epoch, topic)."""
+        return dict(self._numbers)
+
+    async def _send(self, lease: Lease, topic: str, items: Sequence[Item]) -> None:
+        key = (lease.slot, lease.epoch, topic)
+        number = self._numbers[key] = self._numbers.get(key, 0) + 1
+        batch = BatchNumber(lease.slot, lease.epoch, number)
+        stream = items[0][1].stream
+        payload = (
+            encode_samples(batch, [(header, message.samples) for message, header in items])
+            if stream == "telemetry"
+            else encode_records(batch, [(header, message.records) for message, header in items])
+        )
+        try:
+            await self._publisher.publish(topic, payload)
+        except NotStored as error:
+            raise Transient(f"{error}: {WRITER[stream]} has not run on this broker yet; start it") from error
+        for message, _ in items:
+            message.delivery.done = True
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Batches of about BUS_BATCH_MAX_BYTES; one message is never divided (delivery rule 8)."""
+    chunk: list[Item] = []
+    size = 0
+    for message, header in items:
+        chunk.append((message, header))
+        size += 60 + BYTES_PER_SAMPLE * len(message.samples) + (len(message.delivery.payload) if message.records else 0)
+        if size >= limits.BUS_BATCH_MAX_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def digest_acks(messages: Sequence[Message]) -> dict[str, dict[str, Any]]:
+    """Acks by payload digest for messages whose number could not be read (delivery rule 6): topic → document."""
+    acks: dict[str, dict[str, Any]] = {}
+    for message in messages:
+        if message.digest is not None:
+            topic = topics.ACK.name(tenant=message.tenant, device=message.device)
+            key = f"{topic} {message.stream}"
+            acks.setdefault(key, {"stream": message.stream, "digest": []})["digest"].append(message.digest)
+    return acks

@@ -1,0 +1,140 @@
+"""One device message on its way through ingest: whose it is, what it says, when, and what is refused of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from outrider.contract import topics
+from outrider.contract.batch import Header, Record, Sample, Stream
+from outrider.contract.reasons import Reason, Refused
+from outrider.runtime.mqtt import Delivery
+from outrider.runtime.rejects import Rejection, from_topic
+from outrider_ingest.formats import Decoded, decode_event, decode_log, decode_scalar, decode_telemetry
+from outrider_ingest.times import anchor_candidate, drift_ms, resolve_records, resolve_samples
+
+REPLAY = "outrider-replay"
+RECEIVED_MS = "outrider-received-ms"
+
+BootKey = tuple[str, str, int]
+"""(tenant, device, boot)"""
+
+
+@dataclass(slots=True)
+class Message:
+    """A delivery with everything ingest finds out about it, filled in step by step."""
+
+    delivery: Delivery
+    tenant: str = "-"
+    device: str = "-"
+    stream: Stream = "telemetry"
+    received_ms: int = 0
+    decoded: Decoded | None = None
+    samples: Sequence[Sample] = ()
+    records: Sequence[Record] = ()
+    rejections: list[Rejection] = field(default_factory=list)
+    digest: tuple[str, str] | None = None
+    """(first 16 hex of the payload's SHA-256, reason) where the message's number could not be read."""
+
+    @property
+    def boot_key(self) -> BootKey | None:
+        """Whose anchor the message needs or offers; None where every time in it is real or receive time."""
+        decoded = self.decoded
+        if decoded is None or decoded.boot is None:
+            return None
+        times = [(ts, up) for _, ts, up, _ in decoded.samples] + [(ts, up) for ts, up, *_ in decoded.records]
+        if decoded.now_ms is None and all(ts is not None and up is None for ts, up in times):
+            return None
+        return self.tenant, self.device, decoded.boot
+
+    def anchor_candidate(self) -> int | None:
+        """Wall time of uptime 0 by this message, for the first one of its boot."""
+        return anchor_candidate(self.decoded, self.received_ms) if self.decoded is not None else None
+
+    def drift_ms(self, anchor_ms: int | None) -> int | None:
+        """Evidence of the device's clock drifting from the anchor."""
+        return drift_ms(self.decoded, self.received_ms, anchor_ms) if self.decoded is not None else None
+
+    def resolve(self, anchor_ms: int | None) -> None:
+        """Give every sample and record its final time; what has none is refused."""
+        if self.decoded is None:
+            return
+        if self.stream == "telemetry":
+            self.samples, refused = resolve_samples(self.decoded, self.received_ms, anchor_ms)
+        else:
+            self.records, refused = resolve_records(self.decoded, self.received_ms, anchor_ms)
+        for reason, detail in (*self.decoded.refused, *refused):
+            self._refuse(reason, detail)
+
+    def header(self) -> Header | None:
+        """What the bus carries of it; None where there is nothing to store, count or acknowledge."""
+        decoded = self.decoded
+        if decoded is None or not (self.samples or self.records or decoded.gone or decoded.seq is not None):
+            return None
+        return Header(
+            self.tenant,
+            self.device,
+            self.stream,
+            decoded.boot if decoded.seq is not None or decoded.gone else None,
+            decoded.seq,
+            self.received_ms,
+            decoded.now_ms,
+            list(dict.fromkeys(rejection.reason for rejection in self.rejections)),
+            decoded.gone,
+            decoded.gone_reason,
+        )
+
+    def _refuse(self, reason: Reason, detail: str) -> None:
+        # One row per message and reason: numbered ones are unique on it, so a redelivery changes nothing.
+        for rejection in self.rejections:
+            if rejection.reason == reason:
+                rejection.detail += f"; {detail}"
+                return
+        rejection = from_topic(self.delivery.topic, self.delivery.payload, self.received_ms, reason, detail)
+        if self.decoded is not None and self.decoded.seq is not None:
+            rejection.boot, rejection.seq = self.decoded.boot, self.decoded.seq
+        self.rejections.append(rejection)
+
+    def _refuse_unread(self, reason: Reason, detail: str) -> None:
+        self._refuse(reason, detail)
+        self.digest = (hashlib.sha256(self.delivery.payload).hexdigest()[:16], reason)
+
+
+def read(delivery: Delivery) -> Message:
+    """Identity from the topic, content from the payload; never raises for anything a device may send."""
+    message = Message(delivery, received_ms=delivery.received_ms)
+    levels = delivery.topic.split("/")
+    message.tenant, message.device = levels[2], levels[3]
+    for name in levels[2:4]:
+        if not topics.is_name(name):
+            message._refuse(Reason.BAD_NAME, f"{name[:70]!r} is no tenant or device name: [a-z0-9][a-z0-9-]{{0,62}}")
+            return message
+    try:
+        message.decoded = _decode(message, levels[4:])
+    except Refused as refused:
+        message._refuse_unread(refused.reason, refused.detail)
+        return message
+    properties = dict((delivery.properties or {}).get("user_property", ()))
+    if REPLAY in properties:
+        # Replays travel unnumbered: the number was acknowledged when the message was rejected.
+        message.decoded.seq = None
+        original = properties.get(RECEIVED_MS, "")
+        if original.isdecimal():
+            message.received_ms = min(int(original), delivery.received_ms)
+    return message
+
+
+def _decode(message: Message, levels: Sequence[str]) -> Decoded:
+    payload = message.delivery.payload
+    if levels == ["telemetry"]:
+        return decode_telemetry(payload)
+    if levels == ["log"]:
+        message.stream = "log"
+        return decode_log(payload)
+    if levels == ["event"]:
+        message.stream = "event"
+        return decode_event(payload)
+    if len(levels) == 2:
+        return decode_scalar(levels[1], payload)
+    raise Refused(Reason.BAD_NAME, f"no such topic: .../{'/'.join(levels)[:100]}; a metric is one level")

@@ -1,0 +1,2 @@
+DROP SCHEMA logs CASCADE;
+DELETE FROM runtime.partitioned WHERE name LIKE 'logs.%';

@@ -1,0 +1,1 @@
+"""The ledger's writer: stores bus samples and events in PostgreSQL and acknowledges them to the devices."""

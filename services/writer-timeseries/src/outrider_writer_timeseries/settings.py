@@ -1,0 +1,26 @@
+"""Settings of writer-timeseries."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from outrider.runtime.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """What writer-timeseries reads from the environment beside the settings of every service."""
+
+    writer_slots: int = Field(
+        4, ge=1, le=256, description="Slots (= shards of the bus) the group has at least; raising it needs no downtime."
+    )
+    writer_batch_max_messages: int = Field(
+        64, ge=1, description="Bus batches in one transaction; more is faster under load and redone when one fails."
+    )
+    writer_batch_max_age_s: float = Field(
+        0.02, ge=0, description="Longest wait to fill a transaction; it adds to the time until the application ack."
+    )
+    writer_series_cache: int = Field(
+        400_000,
+        ge=1_000,
+        description="Series ids kept in memory, about 150 bytes each; beyond it they are looked up again.",
+    )

@@ -1,0 +1,264 @@
+"""The ledger: one transaction takes samples, events, their accounting and what is refused; then the acks may go out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import orjson
+import psycopg
+from psycopg import errors as pg
+
+from outrider.contract import limits, topics
+from outrider.contract.batch import BatchNumber, Header, Kind, Record, RecordBatch, SampleBatch
+from outrider.contract.reasons import EXPLANATION, Reason
+from outrider.runtime import rejects
+from outrider.runtime.accounting import Accounting, Key
+from outrider.runtime.database import Database
+from outrider.runtime.errors import Transient
+from outrider.runtime.records import RecordTable
+from outrider.runtime.rejects import Rejection
+from outrider.runtime.verdicts import Verdicts, count, judge
+from outrider_writer_timeseries import samples
+from outrider_writer_timeseries.samples import Column
+from outrider_writer_timeseries.series import REFUSED, SeriesMap
+
+LEDGER_ID = "SELECT telemetry.ledger_id()::text"
+PARTITIONS = "SELECT runtime.ensure_partitions(%s, %s)"
+DAY_MS = 86_400_000
+
+
+@dataclass(slots=True)
+class Work:
+    """Bus batches of one transaction with the topic each came on."""
+
+    samples: list[tuple[str, SampleBatch]] = field(default_factory=list)
+    events: list[tuple[str, RecordBatch]] = field(default_factory=list)
+
+    def numbers(self) -> list[tuple[str, BatchNumber]]:
+        """(topic, batch number) of each batch."""
+        return [(topic, b.number) for topic, b in self.samples] + [(topic, b.number) for topic, b in self.events]
+
+
+@dataclass(slots=True)
+class Stored:
+    """What was committed: the ledger's id, the verdicts to acknowledge, and counts for the metrics."""
+
+    ledger: str
+    verdicts: list[Verdicts]
+    samples: int
+    events: int
+    newest_received_ms: int
+
+
+@dataclass(slots=True)
+class _Samples:
+    """The samples of a transaction as columns, with the names needed to word a refusal."""
+
+    headers: list[Header]
+    keys: list[tuple[str, str, str, Kind]]
+    key: np.ndarray[Any, np.dtype[np.int64]]
+    message: np.ndarray[Any, np.dtype[np.int64]]
+    ts: np.ndarray[Any, np.dtype[np.int64]]
+    value: list[Any]
+
+
+class Ledger:
+    """Stores `Work` in PostgreSQL exactly once, whatever comes twice."""
+
+    def __init__(self, database: Database, group: str, series_cache: int) -> None:
+        self._database = database
+        self._group = group
+        self._series = SeriesMap(database, series_cache)
+        self._accounting = Accounting("telemetry", group)
+        self._events = RecordTable("telemetry.event", "type", "event")
+        self._days: dict[str, set[int]] = {table: set() for table in samples.TYPES}
+        self._ledger: str | None = None
+
+    async def store(self, work: Work) -> Stored:
+        """Commit samples, events, accounting, conflicts and batch numbers in one transaction.
+
+        Raises Transient when nothing was stored (or when the commit's reply was lost: storing again changes nothing).
+        """
+        await self._check_ledger()
+        gathered = _gather([batch for _, batch in work.samples])
+        ids = await self._series.ids(gathered.keys)
+        event_headers = [header for _, batch in work.events for header in batch.headers]
+        records = [r for _, batch in work.events for r in batch.records]
+        await self._prepare(gathered, records)
+        try:
+            async with self._database.transaction() as connection:
+                sample_verdicts = await judge(connection, self._accounting, gathered.headers)
+                stored = await self._store_samples(connection, gathered, ids, sample_verdicts)
+                event_verdicts = await judge(connection, self._accounting, event_headers)
+                events = await self._events.store(connection, event_verdicts, records)
+                both = [sample_verdicts, event_verdicts]
+                for verdicts in both:
+                    await self._accounting.count(connection, count(verdicts))
+                await rejects.keep(connection, self._group, [r for verdicts in both for r in verdicts.rejections])
+                await self._accounting.commit_numbers(connection, work.numbers())
+        except pg.CheckViolation as error:  # a partition we knew was dropped meanwhile
+            self._forget()
+            raise Transient("a partition is missing; it is created on the next try") from error
+        assert self._ledger is not None
+        received = [h.received_ms for verdicts in both for h in verdicts.headers]
+        return Stored(self._ledger, both, stored, events, max(received, default=0))
+
+    async def needs(self) -> tuple[str | None, list[tuple[Key, list[tuple[int, int]]]]]:
+        """The ledger's id and the gaps to ask devices for."""
+        async with self._database.transaction() as connection:
+            return self._ledger, await self._accounting.needs(connection)
+
+    async def _check_ledger(self) -> None:
+        async with self._database.transaction() as connection:
+            row = await (await connection.execute(LEDGER_ID)).fetchone()
+        assert row is not None
+        if self._ledger is not None and row[0] != self._ledger:
+            self._forget()  # restored: ids and partitions may be other ones
+        self._ledger = row[0]
+
+    def _forget(self) -> None:
+        self._series.forget()
+        self._events.forget()
+        for days in self._days.values():
+            days.clear()
+
+    async def _prepare(self, gathered: _Samples, records: Sequence[Sequence[Record]]) -> None:
+        # Creating a partition locks the table, so it is done before, and committed.
+        days = set(np.unique(gathered.ts[_plausible(gathered.ts)] // DAY_MS).tolist())
+        tables = {samples.table_of(kind) for *_, kind in gathered.keys}
+        for table in sorted(tables):
+            missing = days - self._days[table]
+            if missing:
+                dates = [datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date() for day in sorted(missing)]
+                async with self._database.transaction() as connection:
+                    await connection.execute(PARTITIONS, (f"telemetry.{table}", dates))
+                self._days[table] |= missing
+        if records:
+            async with self._database.transaction() as connection:
+                await self._events.prepare(connection, records)
+
+    async def _store_samples(
+        self,
+        connection: psycopg.AsyncConnection,
+        gathered: _Samples,
+        ids: dict[tuple[str, str, str, str], int],
+        verdicts: Verdicts,
+    ) -> int:
+        if not len(gathered.ts):
+            return 0
+        series_of_key = np.array([ids[key] for key in gathered.keys], dtype=np.int64)
+        table_of_key = np.array([samples.table_of(kind) for *_, kind in gathered.keys])
+        series = series_of_key[gathered.key]
+        refusals = _Refusals(gathered, verdicts)
+        usable = np.ones(len(series), dtype=bool)
+        full = np.isin(gathered.message, list(verdicts.full))
+        for mask, reason in (
+            (full, Reason.TOO_MANY_GAPS),
+            (series == REFUSED, Reason.TOO_MANY_METRICS),
+            (~_plausible(gathered.ts), Reason.CLOCK_INVALID),
+        ):
+            for i in np.flatnonzero(mask & usable).tolist():
+                refusals.add(i, reason, EXPLANATION[reason])
+            usable &= ~mask
+        fresh = ~np.isin(gathered.message, list(verdicts.stale))
+        stored = 0
+        for table in samples.TYPES:
+            rows = np.flatnonzero(usable & (table_of_key == table)[gathered.key])
+            if not len(rows):
+                continue
+            chosen = gathered.value if len(rows) == len(gathered.value) else [gathered.value[i] for i in rows.tolist()]
+            value = samples.numbers(chosen) if table == "sample" else _objects(chosen)
+            column = Column(table, gathered.message[rows], series[rows], gathered.ts[rows], value, fresh[rows])
+            if table == "sample":
+                finite = np.isfinite(value)
+                for i in rows[~finite].tolist():
+                    refusals.add(i, Reason.BAD_VALUE, "not a finite number")
+                column, rows = column.where(finite), rows[finite]
+
+            def on_conflict(i: int, value: Any, rows: Any = rows) -> None:
+                refusals.add(int(rows[i]), Reason.CONFLICT, _conflict(value))
+
+            def on_bad(i: int, why: str, rows: Any = rows) -> None:
+                refusals.add(int(rows[i]), Reason.BAD_VALUE, why)
+
+            await samples.store(connection, column, on_conflict, on_bad)
+            stored += int(column.fresh.sum())
+        refusals.settle()
+        return stored
+
+
+class _Refusals:
+    """Refused samples, gathered into one rejection per message and reason."""
+
+    def __init__(self, gathered: _Samples, verdicts: Verdicts) -> None:
+        self._gathered = gathered
+        self._verdicts = verdicts
+        self._found: dict[tuple[int, Reason], tuple[list[dict[str, Any]], str]] = {}
+
+    def add(self, i: int, reason: Reason, why: str) -> None:
+        """Sample i is refused."""
+        *_, metric, _ = self._gathered.keys[self._gathered.key[i]]
+        ts, value = int(self._gathered.ts[i]), self._gathered.value[i]
+        parts, _ = self._found.setdefault((int(self._gathered.message[i]), reason), ([], f"{metric} at {ts}: {why}"))
+        parts.append({"ts": ts, metric: value})
+
+    def settle(self) -> None:
+        """Hand them to the verdicts, in the flat JSON of the wire contract so that they can be replayed."""
+        for (message, reason), (parts, detail) in self._found.items():
+            header = self._verdicts.headers[message]
+            self._verdicts.refuse(
+                message,
+                reason,
+                Rejection(
+                    header.tenant,
+                    header.device,
+                    header.stream,
+                    header.boot,
+                    header.seq,
+                    reason,
+                    detail,
+                    topics.TELEMETRY.name(tenant=header.tenant, device=header.device),
+                    orjson.dumps(parts, default=str),
+                    header.received_ms,
+                ),
+            )
+
+
+def _gather(batches: Sequence[SampleBatch]) -> _Samples:
+    headers: list[Header] = []
+    keys: dict[tuple[str, str, str, Kind], int] = {}
+    key_parts, message_parts, ts_parts = [], [], []
+    values: list[Any] = []
+    for batch in batches:
+        local = np.array([keys.setdefault(key, len(keys)) for key in batch.series], dtype=np.int64)
+        if batch.series_index:
+            key_parts.append(local[np.array(batch.series_index, dtype=np.int64)])
+        message_parts.append(np.repeat(np.arange(len(headers), len(headers) + len(batch.headers)), batch.counts))
+        ts_parts.append(np.array(batch.ts, dtype=np.int64))
+        values += batch.value
+        headers += batch.headers
+    return _Samples(headers, list(keys), _join(key_parts), _join(message_parts), _join(ts_parts), values)
+
+
+def _join(parts: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+    out = np.empty(len(values), dtype=object)
+    out[:] = values
+    return out
+
+
+def _plausible(ts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    return np.asarray((ts >= limits.TIME_MIN_MS) & (ts <= limits.TIME_MAX_MS))
+
+
+def _conflict(stored: Any) -> str:
+    if stored is None:
+        return "this boot and seq are counted as stored without it; two devices may share one identity"
+    return f"stored is {str(stored)[:100]}"
