@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import orjson
 import psycopg
 from psycopg import errors as pg
 
@@ -222,7 +221,7 @@ class _Refusals:
                     reason,
                     detail,
                     topics.TELEMETRY.name(tenant=header.tenant, device=header.device),
-                    orjson.dumps(parts, default=str),
+                    rejects.as_payload(parts),
                     header.received_ms,
                 ),
             )
@@ -238,10 +237,17 @@ def _gather(batches: Sequence[SampleBatch]) -> _Samples:
         if batch.series_index:
             key_parts.append(local[np.array(batch.series_index, dtype=np.int64)])
         message_parts.append(np.repeat(np.arange(len(headers), len(headers) + len(batch.headers)), batch.counts))
-        ts_parts.append(np.array(batch.ts, dtype=np.int64))
+        ts_parts.append(_times(batch.ts))
         values += batch.value
         headers += batch.headers
     return _Samples(headers, list(keys), _join(key_parts), _join(message_parts), _join(ts_parts), values)
+
+
+def _times(ts: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    try:
+        return np.array(ts, dtype=np.int64)
+    except OverflowError:  # some year beyond the calendar: made implausible, so that only that sample is refused
+        return np.array([t if abs(t) < 2**62 else -1 for t in ts], dtype=np.int64)
 
 
 def _join(parts: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, np.dtype[np.int64]]:

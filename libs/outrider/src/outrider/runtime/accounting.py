@@ -27,6 +27,13 @@ WHERE (tenant, device, stream, boot) IN (
     SELECT * FROM unnest(%(tenant)s::text[], %(device)s::text[], %(stream)s::text[], %(boot)s::bigint[]))
 ORDER BY tenant, device, stream, boot FOR UPDATE
 """
+# A key nobody has counted yet must be locked too, or two transactions would both find its messages fresh.
+OPEN = """
+INSERT INTO {schema}.sequence (tenant, device, stream, boot, first_at, last_at, mark_at)
+SELECT *, now(), now(), now()
+FROM unnest(%(tenant)s::text[], %(device)s::text[], %(stream)s::text[], %(boot)s::bigint[]) AS k ORDER BY 1, 2, 3, 4
+ON CONFLICT DO NOTHING
+"""
 COUNT = """
 INSERT INTO {schema}.sequence AS s
        (tenant, device, stream, boot, stored, gone, duplicates, conflicts, rejected, first_at, last_at, mark_at)
@@ -120,8 +127,8 @@ class Accounting:
     def __init__(self, schema: str, group: str) -> None:
         name = sql.Identifier(schema)
         self._group = group
-        self._look, self._lock, self._count, self._need = (
-            sql.SQL(statement).format(schema=name) for statement in (LOOK, LOCK, COUNT, NEED)
+        self._look, self._lock, self._open, self._count, self._need = (
+            sql.SQL(statement).format(schema=name) for statement in (LOOK, LOCK, OPEN, COUNT, NEED)
         )
 
     async def stored_before(
@@ -133,9 +140,11 @@ class Accounting:
         if not keys:
             return set(), set()
         tenant, device, stream, boot = zip(*keys, strict=True)
-        await connection.execute(
-            self._lock, {"tenant": list(tenant), "device": list(device), "stream": list(stream), "boot": list(boot)}
-        )
+        columns = {"tenant": list(tenant), "device": list(device), "stream": list(stream), "boot": list(boot)}
+        locked = await connection.execute(self._lock, columns)
+        if locked.rowcount < len(keys):
+            await connection.execute(self._open, columns)
+            await connection.execute(self._lock, columns)
         rows = await (
             await connection.execute(
                 self._look,

@@ -14,7 +14,7 @@ from psycopg import sql
 from outrider.contract.batch import Header, Record
 from outrider.contract.reasons import Reason
 from outrider.runtime.copying import Row, copy_rows
-from outrider.runtime.rejects import Rejection
+from outrider.runtime.rejects import Rejection, as_payload
 from outrider.runtime.verdicts import Verdicts
 
 COPY = "COPY {table} (tenant, device, ts, {label}, message, fields, boot, seq, item, received_at) FROM STDIN"
@@ -137,7 +137,7 @@ class RecordTable:
                 reason,
                 detail,
                 f"fleet/v1/{header.tenant}/{header.device}/{self._stream}",
-                orjson.dumps([self._as_sent(record) for record in records], default=str),
+                as_payload([self._as_sent(record) for record in records]),
                 header.received_ms,
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,6 +58,11 @@ async def keep(connection: psycopg.AsyncConnection, service: str, rejections: Se
     await connection.execute(KEEP, (*columns, service))
     for r in rejections:
         metrics.REJECTED.labels(r.reason).inc()
+
+
+def as_payload(parts: object) -> bytes:
+    """JSON of a refused part, whatever is in it: NaN, lone surrogates and huge integers, which orjson refuses."""
+    return json.dumps(parts, default=str, separators=(",", ":")).encode()
 
 
 def _text(text: str) -> str:

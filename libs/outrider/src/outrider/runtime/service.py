@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -99,8 +98,8 @@ class Service(Generic[S]):
             publisher=Publisher(configured.mqtt_url, f"svc:{self.name}:pub:{secrets.token_hex(4)}"),
             health=Health(),
         )
-        stop = stop or asyncio.Event()
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # signals need the main thread
+        if stop is None:
+            stop = asyncio.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await chassis.database.open()

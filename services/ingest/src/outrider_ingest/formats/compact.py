@@ -62,6 +62,8 @@ def _read_series(key: str, columns: Any, clock: _Clock, decoded: Decoded) -> Non
     times, possible = clock.times(steps)
     if not possible:
         times, values = _possible(times, values, clock.latest, decoded, key)
+        if not times:
+            return
     if not _all_storable(values):
         times, values = _storable(times, values, decoded, key)
     nones = repeat(None, len(times))

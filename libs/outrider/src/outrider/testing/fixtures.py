@@ -1,0 +1,148 @@
+"""Pytest fixtures for real servers, each found as the architecture says: environment, binary, private unpack, else skip.
+
+`OUTRIDER_REQUIRE_SERVERS=1` turns the skips for Mosquitto and PostgreSQL into failures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from outrider.runtime import migrate
+from outrider.servers import Mosquitto, Postgres, ServerError
+
+PASSWORD = "test"
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated database of one test: the administrator's URL, and one URL with its own role per service."""
+
+    admin_url: str
+    service_urls: dict[str, str]
+
+    def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        """All rows of a query, as the administrator."""
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            cursor = connection.execute(query.encode(), arguments)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, *arguments: Any) -> Any:
+        """The only value of a query."""
+        return self.rows(query, *arguments)[0][0]
+
+
+def _unavailable(what: str, error: Exception) -> None:
+    if os.environ.get("OUTRIDER_REQUIRE_SERVERS"):
+        pytest.fail(f"{what} is required (OUTRIDER_REQUIRE_SERVERS) and cannot be had: {error}")
+    pytest.skip(f"{what} cannot be had here: {error}")
+
+
+def prepare_database(admin_url: str) -> Database:
+    """Roles and migrations in this database."""
+    urls = migrate.ensure_roles(admin_url, dict.fromkeys(migrate.packages(), PASSWORD))
+    migrate.migrate_all(admin_url)
+    return Database(admin_url, urls)
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """A short path for servers' files; removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="outrider-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def migrated(server_folder: Path) -> Iterator[Database]:
+    """The migrated template that `database` clones (in the server of OUTRIDER_TEST_DATABASE_URL, else a private one)."""
+    given = os.environ.get("OUTRIDER_TEST_DATABASE_URL")
+    with contextlib.ExitStack() as stack:
+        if given:
+            with _database_of(given, f"outrider_template_{secrets.token_hex(4)}", None) as url:
+                yield prepare_database(url)
+            return
+        try:
+            server = stack.enter_context(Postgres(server_folder / "postgres"))
+        except ServerError as error:
+            _unavailable("PostgreSQL", error)
+        yield prepare_database(server.url)
+        with contextlib.suppress(Exception):
+            server.stop()
+            server.wipe()
+
+
+@pytest.fixture
+def database(migrated: Database) -> Iterator[Database]:
+    """A migrated, empty database of this test's own."""
+    name = f"test_{secrets.token_hex(6)}"
+    with _database_of(migrated.admin_url, name, migrated.admin_url.rpartition("/")[2].split("?")[0]) as url:
+        yield Database(url, {service: _with_name(u, name) for service, u in migrated.service_urls.items()})
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker of this test's own: persistent sessions of one test must not feed the next. It may be killed."""
+    try:
+        server = Mosquitto(tmp_path / "mosquitto")
+    except ServerError as error:
+        _unavailable("Mosquitto", error)
+    with server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres(server_folder: Path) -> Iterator[Postgres]:
+    """A PostgreSQL of this test's own, which it may stop and kill; not yet migrated (see `prepare_database`)."""
+    try:
+        server = Postgres(server_folder / f"own-{secrets.token_hex(4)}")
+    except ServerError as error:
+        _unavailable("PostgreSQL", error)
+    with server:
+        yield server
+    with contextlib.suppress(Exception):
+        server.wipe()
+
+
+@pytest.fixture
+def own_database(own_postgres: Postgres) -> Database:
+    """A migrated database in `own_postgres`."""
+    return prepare_database(own_postgres.url)
+
+
+def _with_name(url: str, name: str) -> str:
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+@contextlib.contextmanager
+def _database_of(server_url: str, name: str, template: str | None) -> Iterator[str]:
+    admin = _with_name(server_url, "postgres")
+    statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+    if template:
+        statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(statement)
+    try:
+        yield _with_name(server_url, name)
+    finally:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def repository_root(request: pytest.FixtureRequest) -> Path:
+    """The checkout the running test belongs to (the folder that holds `contract/` and `libs/`)."""
+    for folder in request.path.parents:
+        if (folder / "contract").is_dir() and (folder / "libs").is_dir():
+            return folder
+    pytest.skip("not in a checkout of the project")
+    raise AssertionError
