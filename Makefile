@@ -1,0 +1,42 @@
+# `make` prints this file's targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down test check lock docs clean
+
+PYTHON := .venv/bin/python
+# one mypy run each: tests of different members share file names
+PARTS := libs/outrider $(wildcard services/*) cli $(if $(wildcard tests/*/*.py),tests)
+OPTIONS ?=
+
+help: ## Print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv from the lock (quick when nothing changed)
+	@scripts/bootstrap
+
+demo: setup ## Run everything with simulated vehicles and sensors; OPTIONS="--help" shows what can be set
+	@.venv/bin/outrider demo $(OPTIONS)
+
+up: setup ## Run broker, database and all services until Ctrl-C
+	@.venv/bin/outrider up $(OPTIONS)
+
+down: setup ## Stop what runs in ./.outrider
+	@.venv/bin/outrider down $(OPTIONS)
+
+test: setup ## Run all tests; OPTIONS="-k word" chooses some
+	@$(PYTHON) -m pytest $(OPTIONS)
+
+check: setup ## Lint, types, generated files
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@set -e; for part in $(PARTS); do echo "mypy $$part"; $(PYTHON) -m mypy $$part; done
+	@$(PYTHON) -m outrider.contract.generate --check
+
+lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
+	@scripts/lock
+
+docs: setup ## Build the documentation into site/
+	@$(PYTHON) -m mkdocs build --strict
+
+clean: ## Remove .venv, caches and build results; data in .outrider stays
+	rm -rf .venv site build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.outrider/*' -prune -exec rm -rf {} +
