@@ -35,11 +35,10 @@ async def build(chassis: Chassis[Settings]) -> None:
     bus = Bus(publisher, Shards(database))
 
     async def handle(lease: Lease, deliveries: Sequence[Delivery]) -> None:
-        messages = [read(delivery) for delivery in deliveries]
+        messages = [delivery.note or read(delivery) for delivery in deliveries]
         known = await anchors.of(messages)
         for message in messages:
-            key = message.boot_key
-            message.resolve(known.get(key) if key else None)
+            message.resolve(known)
         await keep_rejections(database, GROUP, messages)
         await bus.publish(lease, messages)
         for topic, ack in digest_acks(messages).items():

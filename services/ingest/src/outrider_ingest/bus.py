@@ -60,6 +60,9 @@ class Bus:
 
     async def _send(self, lease: Lease, topic: str, items: Sequence[Item]) -> None:
         key = (lease.slot, lease.epoch, topic)
+        if key not in self._numbers:
+            for old in [known for known in self._numbers if known[0] == lease.slot and known[1] < lease.epoch]:
+                del self._numbers[old]
         number = self._numbers[key] = self._numbers.get(key, 0) + 1
         batch = BatchNumber(lease.slot, lease.epoch, number)
         stream = items[0][1].stream

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from outrider.contract import topics
@@ -34,6 +34,9 @@ class Message:
     samples: Sequence[Sample] = ()
     records: Sequence[Record] = ()
     rejections: list[Rejection] = field(default_factory=list)
+    resolved: bool = False
+    kept: bool = False
+    """The rejections are stored."""
     digest: tuple[str, str] | None = None
     """(first 16 hex of the payload's SHA-256, reason) where the message's number could not be read."""
 
@@ -56,10 +59,12 @@ class Message:
         """Evidence of the device's clock drifting from the anchor."""
         return drift_ms(self.decoded, self.received_ms, anchor_ms) if self.decoded is not None else None
 
-    def resolve(self, anchor_ms: int | None) -> None:
-        """Give every sample and record its final time; what has none is refused."""
-        if self.decoded is None:
+    def resolve(self, anchors: Mapping[BootKey, int]) -> None:
+        """Give every sample and record its final time, once; what has none is refused."""
+        if self.decoded is None or self.resolved:
             return
+        self.resolved = True
+        anchor_ms = anchors.get(self.boot_key) if self.boot_key else None
         if self.stream == "telemetry":
             self.samples, refused = resolve_samples(self.decoded, self.received_ms, anchor_ms)
         else:
@@ -102,8 +107,11 @@ class Message:
 
 
 def read(delivery: Delivery) -> Message:
-    """Identity from the topic, content from the payload; never raises for anything a device may send."""
-    message = Message(delivery, received_ms=delivery.received_ms)
+    """Identity from the topic, content from the payload; never raises for anything a device may send.
+
+    The message is noted on the delivery, so that a retry neither decodes nor keeps its rejections again.
+    """
+    message = delivery.note = Message(delivery, received_ms=delivery.received_ms)
     levels = delivery.topic.split("/")
     message.tenant, message.device = levels[2], levels[3]
     for name in levels[2:4]:
@@ -120,7 +128,7 @@ def read(delivery: Delivery) -> Message:
         # Replays travel unnumbered: the number was acknowledged when the message was rejected.
         message.decoded.seq = None
         original = properties.get(RECEIVED_MS, "")
-        if original.isdecimal():
+        if original.isdecimal() and len(original) < 20:
             message.received_ms = min(int(original), delivery.received_ms)
     return message
 

@@ -25,7 +25,7 @@ WHERE (tenant, device, boot) IN (SELECT * FROM unnest(%s::text[], %s::text[], %s
 DRIFT = """
 UPDATE telemetry.boot b SET drift_ms = k.drift_ms, drift_at = now()
 FROM (SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[])) AS k(tenant, device, boot, drift_ms)
-WHERE (b.tenant, b.device, b.boot) = (k.tenant, k.device, k.boot)
+WHERE (b.tenant, b.device, b.boot) = (k.tenant, k.device, k.boot) AND b.drift_ms IS NULL
 """
 SLOTS = "SELECT count(*) FROM runtime.slot WHERE group_name = %s"
 PUBLISHED = """
@@ -119,10 +119,14 @@ class Shards:
 
 async def keep_rejections(database: Database, group: str, messages: Sequence[Message]) -> None:
     """Store what was refused of these messages, before anything of them is published or acknowledged."""
-    rejections = [rejection for message in messages for rejection in message.rejections]
-    if rejections:
+    refused = [message for message in messages if message.rejections and not message.kept]
+    if refused:
         async with database.transaction() as connection:
-            await rejects.keep(connection, group, rejections)
+            await rejects.keep(
+                connection, group, [rejection for message in refused for rejection in message.rejections]
+            )
+        for message in refused:
+            message.kept = True
 
 
 async def record_published(connection: psycopg.AsyncConnection, numbers: dict[tuple[int, int, str], int]) -> None:

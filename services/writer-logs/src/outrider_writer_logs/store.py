@@ -8,13 +8,11 @@ from psycopg import errors as pg
 
 from outrider.contract.batch import Header, Range, Record, RecordBatch
 from outrider.runtime import rejects
-from outrider.runtime.accounting import Accounting, Key
+from outrider.runtime.accounting import Accounting, Key, ledger_id
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
 from outrider.runtime.records import RecordTable
 from outrider.runtime.verdicts import Verdicts, count, judge
-
-LEDGER_ID = "SELECT telemetry.ledger_id()::text"
 
 
 class LogStore:
@@ -34,15 +32,10 @@ class LogStore:
         """
         headers: list[Header] = [header for _, batch in batches for header in batch.headers]
         records: list[list[Record]] = [r for _, batch in batches for r in batch.records]
-        async with self._database.transaction() as connection:
-            row = await (await connection.execute(LEDGER_ID)).fetchone()
-            assert row is not None
-            if row[0] != self._ledger:
-                self._lines.forget()
-            self._ledger = str(row[0])
-            await self._lines.prepare(connection, records)
+        await self._lines.prepare(self._database, records)
         try:
             async with self._database.transaction() as connection:
+                self._ledger = await ledger_id(connection)
                 verdicts = await judge(connection, self._accounting, headers)
                 stored = await self._lines.store(connection, verdicts, records)
                 await self._accounting.count(connection, count(verdicts))

@@ -15,7 +15,7 @@ from outrider.contract import limits, topics
 from outrider.contract.batch import BatchNumber, Header, Kind, Record, RecordBatch, SampleBatch
 from outrider.contract.reasons import EXPLANATION, Reason
 from outrider.runtime import rejects
-from outrider.runtime.accounting import Accounting, Key
+from outrider.runtime.accounting import Accounting, Key, ledger_id
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
 from outrider.runtime.records import RecordTable
@@ -25,7 +25,6 @@ from outrider_writer_timeseries import samples
 from outrider_writer_timeseries.samples import Column
 from outrider_writer_timeseries.series import REFUSED, SeriesMap
 
-LEDGER_ID = "SELECT telemetry.ledger_id()::text"
 PARTITIONS = "SELECT runtime.ensure_partitions(%s, %s)"
 DAY_MS = 86_400_000
 
@@ -82,7 +81,6 @@ class Ledger:
 
         Raises Transient when nothing was stored (or when the commit's reply was lost: storing again changes nothing).
         """
-        await self._check_ledger()
         gathered = _gather([batch for _, batch in work.samples])
         ids = await self._series.ids(gathered.keys)
         event_headers = [header for _, batch in work.events for header in batch.headers]
@@ -90,18 +88,23 @@ class Ledger:
         await self._prepare(gathered, records)
         try:
             async with self._database.transaction() as connection:
-                sample_verdicts = await judge(connection, self._accounting, gathered.headers)
-                stored = await self._store_samples(connection, gathered, ids, sample_verdicts)
-                event_verdicts = await judge(connection, self._accounting, event_headers)
-                events = await self._events.store(connection, event_verdicts, records)
-                both = [sample_verdicts, event_verdicts]
-                for verdicts in both:
-                    await self._accounting.count(connection, count(verdicts))
-                await rejects.keep(connection, self._group, [r for verdicts in both for r in verdicts.rejections])
-                await self._accounting.commit_numbers(connection, work.numbers())
+                same = await self._is_same_ledger(connection)
+                if same:
+                    sample_verdicts = await judge(connection, self._accounting, gathered.headers)
+                    stored = await self._store_samples(connection, gathered, ids, sample_verdicts)
+                    event_verdicts = await judge(connection, self._accounting, event_headers)
+                    events = await self._events.store(connection, event_verdicts, records)
+                    both = [sample_verdicts, event_verdicts]
+                    for verdicts in both:
+                        await self._accounting.count(connection, count(verdicts))
+                    await rejects.keep(connection, self._group, [r for verdicts in both for r in verdicts.rejections])
+                    await self._accounting.commit_numbers(connection, work.numbers())
         except pg.CheckViolation as error:  # a partition we knew was dropped meanwhile
             self._forget()
             raise Transient("a partition is missing; it is created on the next try") from error
+        if not same:  # said only after the commit, so that the new id stays
+            self._forget()
+            raise Transient("the database was restored: series ids and partitions are looked up anew on the next try")
         assert self._ledger is not None
         received = [h.received_ms for verdicts in both for h in verdicts.headers]
         return Stored(self._ledger, both, stored, events, max(received, default=0))
@@ -111,13 +114,9 @@ class Ledger:
         async with self._database.transaction() as connection:
             return self._ledger, await self._accounting.needs(connection)
 
-    async def _check_ledger(self) -> None:
-        async with self._database.transaction() as connection:
-            row = await (await connection.execute(LEDGER_ID)).fetchone()
-        assert row is not None
-        if self._ledger is not None and row[0] != self._ledger:
-            self._forget()  # restored: ids and partitions may be other ones
-        self._ledger = row[0]
+    async def _is_same_ledger(self, connection: psycopg.AsyncConnection) -> bool:
+        before, self._ledger = self._ledger, await ledger_id(connection)
+        return before in (None, self._ledger)
 
     def _forget(self) -> None:
         self._series.forget()
@@ -136,9 +135,7 @@ class Ledger:
                 async with self._database.transaction() as connection:
                     await connection.execute(PARTITIONS, (f"telemetry.{table}", dates))
                 self._days[table] |= missing
-        if records:
-            async with self._database.transaction() as connection:
-                await self._events.prepare(connection, records)
+        await self._events.prepare(self._database, records)
 
     async def _store_samples(
         self,

@@ -115,7 +115,7 @@ def _headers_out(headers: Sequence[Header], devices: dict[tuple[str, str], int])
 def _headers_in(document: dict[str, Any]) -> list[Header]:
     devices, stream, columns = document["devices"], document["stream"], document["messages"]
     headers = [
-        Header(*devices[device], stream, boot, seq, received, now)
+        Header(devices[device][0], devices[device][1], stream, boot, seq, received, now)
         for device, boot, seq, received, now in zip(
             columns["device"],
             columns["boot"],

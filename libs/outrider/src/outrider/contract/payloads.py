@@ -179,7 +179,7 @@ class ScalarSample(RootModel[Scalar]):
 
 
 class LogRecord(Moment):
-    """One log line; every other field is kept with it."""
+    """One log line; every other field is kept with it. `severity` is taken for level, `message` or `text` for msg."""
 
     model_config = ConfigDict(extra="allow")
     level: Level | Annotated[int, Field(ge=0, le=7)] | str = "info"
@@ -205,7 +205,7 @@ class LogPack(Numbering):
 
 
 class EventRecord(Moment):
-    """One event: crash, geofence, dtc, button …; every other field is kept with it."""
+    """One event: crash, geofence, dtc, button …; every other field is kept with it. `message` or `text` is taken for msg."""
 
     model_config = ConfigDict(extra="allow")
     type: Annotated[str, Field(min_length=1, max_length=EVENT_TYPE_MAX_CHARS)]

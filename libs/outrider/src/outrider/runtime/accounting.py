@@ -14,6 +14,7 @@ from psycopg import sql
 
 from outrider.contract import limits
 from outrider.contract.batch import BatchNumber, Header, Range
+from outrider.runtime import metrics
 
 LOOK = """
 SELECT k.n, k.seq <@ s.stored, coalesce((SELECT count(*) FROM unnest(s.stored)), 0)
@@ -72,6 +73,7 @@ FROM due d, LATERAL (
 WHERE d.mark_seq > 0
 GROUP BY d.tenant, d.device, d.stream, d.boot
 """
+GAPPED = "SELECT stream, count(*) FROM {schema}.sequence WHERE gapped GROUP BY stream"
 COMMITTED = """
 INSERT INTO runtime.committed AS c (group_name, producer_slot, topic, epoch, number)
 SELECT %(group)s, slot, topic, epoch, number
@@ -81,6 +83,8 @@ ON CONFLICT (group_name, producer_slot, topic) DO UPDATE
     SET epoch = excluded.epoch, number = excluded.number, updated_at = now()
     WHERE (c.epoch, c.number) < (excluded.epoch, excluded.number)
 """
+
+LEDGER_ID = "SELECT telemetry.ledger_id()::text"
 
 Key = tuple[str, str, str, int]
 """(tenant, device, stream, boot)"""
@@ -95,6 +99,13 @@ class Counted:
     duplicates: int = 0
     conflicts: int = 0
     rejected: int = 0
+
+
+async def ledger_id(connection: psycopg.AsyncConnection) -> str:
+    """The ledger's id, which every ack carries; it is another one after a restore."""
+    row = await (await connection.execute(LEDGER_ID)).fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def key_of(header: Header) -> Key:
@@ -127,8 +138,8 @@ class Accounting:
     def __init__(self, schema: str, group: str) -> None:
         name = sql.Identifier(schema)
         self._group = group
-        self._look, self._lock, self._open, self._count, self._need = (
-            sql.SQL(statement).format(schema=name) for statement in (LOOK, LOCK, OPEN, COUNT, NEED)
+        self._look, self._lock, self._open, self._count, self._need, self._gapped = (
+            sql.SQL(statement).format(schema=name) for statement in (LOOK, LOCK, OPEN, COUNT, NEED, GAPPED)
         )
 
     async def stored_before(
@@ -204,6 +215,9 @@ class Accounting:
 
     async def needs(self, connection: psycopg.AsyncConnection) -> list[tuple[Key, list[Range]]]:
         """Gaps older than a minute that it is time to ask for, at most 32 ranges a key; marks them as asked."""
+        metrics.GAPPED.clear()
+        for stream, gapped in await (await connection.execute(self._gapped)).fetchall():
+            metrics.GAPPED.labels(stream).set(gapped)
         rows = await (
             await connection.execute(
                 self._need,

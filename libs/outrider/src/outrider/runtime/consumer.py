@@ -71,13 +71,16 @@ class Consumer:
         self._retrying: dict[int, str] = {}
 
     def problem(self) -> str | None:
-        """What keeps this group from consuming, in one sentence; None when all its held slots are attended."""
+        """What keeps this group from consuming, in one sentence; None when all its held slots are attended.
+
+        Called by the thread of the health endpoints.
+        """
         if self.slots.problem:
             return self.slots.problem
-        away = [session.client_id for session in self._sessions.values() if not session.connected]
+        away = [session.client_id for session in list(self._sessions.values()) if not session.connected]
         if away:
             return f"not connected to the broker: {', '.join(away)}"
-        return next((f"slot {slot} retries: {why}" for slot, why in self._retrying.items()), None)
+        return next((f"slot {slot} retries: {why}" for slot, why in list(self._retrying.items())), None)
 
     def observe(self) -> None:
         """Refresh the gauges of what is in hand."""

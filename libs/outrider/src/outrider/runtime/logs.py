@@ -30,7 +30,22 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return _json(line)
+        except TypeError:  # a lone surrogate, an integer of more than 64 bits, a structure too deep
+            return _json({str(key): _plain(value) for key, value in line.items()})
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _plain(value: object) -> object:
+    try:
+        _json(value)
+    except TypeError:
+        return ascii(value)
+    return value
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -18,4 +18,8 @@ CONSUMED = Counter(
 BATCH_SECONDS = Histogram("outrider_batch_seconds", "Time to handle one batch", ["group"], buckets=SECONDS)
 RETRIES = Counter("outrider_retries", "Batches tried again after a transient failure", ["group"])
 REJECTED = Counter("outrider_rejected_messages", "Messages or parts of them refused and kept, by reason", ["reason"])
+SEQUENCE = Counter(
+    "outrider_sequence_messages", "Numbered messages accounted for, by what became of them", ["stream", "outcome"]
+)
+GAPPED = Gauge("outrider_sequence_gapped_boots", "Boots of devices with a gap in their sequence numbers", ["stream"])
 ACKS = Counter("outrider_application_acks", "Application acks published (one per device, stream and boot)", ["stream"])

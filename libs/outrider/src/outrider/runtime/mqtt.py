@@ -31,6 +31,8 @@ SESSION_TAKEN_OVER = 0x8E
 NO_MATCHING_SUBSCRIBERS = 0x10
 FAILURE = 0x80
 SESSION_NEVER_EXPIRES = 0xFFFFFFFF
+SILENCE_KEEPALIVES = 1.2
+"""A broker that says nothing for so many keepalives is gone; checked every quarter, so noticed within 1.5."""
 
 _REASONS = {
     0x84: "the broker does not speak MQTT 5; Outrider needs Mosquitto 2.0.21 or newer",
@@ -51,9 +53,10 @@ class Delivery:
     """A message as the broker delivered it; acknowledge it on its own connection only.
 
     `done`: set by a handler that settles a batch piece by piece: it is stored or rejected, a retry leaves it out.
+    `note`: whatever a handler wants to find again when the batch is retried.
     """
 
-    __slots__ = ("connection", "done", "packet_id", "payload", "properties", "received_ms", "topic")
+    __slots__ = ("connection", "done", "note", "packet_id", "payload", "properties", "received_ms", "topic")
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Delivery:
         self.received_ms = received_ms
         self.properties = properties
         self.done = False
+        self.note: Any = None
 
 
 class Connection:
@@ -91,6 +95,8 @@ class Connection:
         self._connack: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting: dict[int, asyncio.Future[tuple[int, ...]]] = {}
         self._inflight = asyncio.Semaphore(20)
+        self._heard_s = 0.0
+        self._reading = True
 
     @classmethod
     async def open(
@@ -143,7 +149,29 @@ class Connection:
             raise Transient(f"broker refused {client_id}: {_REASONS.get(code, hex(code))}")
         maximum = connection.properties.get("receive_maximum", [65535])[0]
         connection._inflight = asyncio.Semaphore(max(1, maximum))
+        # gmqtt's own watch gives up after 2 to 2.5 keepalives, and also where nothing is heard because reading is paused.
+        link.keepalive = 0
+        connection._heard_s = time.monotonic()
+        connection._watch(float(connection.properties.get("server_keep_alive", [keepalive_s])[0]))
         return connection
+
+    def _watch(self, keepalive_s: float, due_s: float | None = None) -> None:
+        now_s = time.monotonic()
+        if self.closed.is_set() or self._link is None or not keepalive_s:
+            return
+        interval_s = keepalive_s / 4
+        if due_s is not None and now_s - due_s > interval_s:
+            # This process was stopped or busy, so the silence is its own: what the broker said meanwhile (perhaps
+            # "session taken over", after which nobody may reconnect) has not been read yet.
+            self._heard_s = now_s
+        silent_s = now_s - self._heard_s
+        if self._reading and silent_s >= SILENCE_KEEPALIVES * keepalive_s:
+            self._lost(ConnectionLost(f"the broker has been silent for {silent_s:.0f} s"))
+            self._link._transport.abort()  # what could not be sent so far never will
+            return
+        if silent_s >= keepalive_s / 2 or now_s - self._link._last_data_out >= keepalive_s / 2:
+            self._link._send_ping_request()
+        asyncio.get_running_loop().call_later(interval_s, self._watch, keepalive_s, now_s + interval_s)
 
     # What gmqtt's MQTTConnection expects of its package handler.
     def set_connection(self, link: MQTTConnection) -> None:
@@ -157,6 +185,9 @@ class Connection:
 
     def __call__(self, package: Package) -> None:
         """Called by gmqtt with every packet; an exception here would end its read loop, so none leaves."""
+        if self.closed.is_set():
+            return  # the rest of a buffer: the next connection gets these messages again
+        self._heard_s = time.monotonic()
         try:
             self._dispatch(package.cmd, package.data)
         except Exception:
@@ -286,13 +317,20 @@ class Connection:
         return future
 
     def pause(self) -> None:
-        """Stop reading from the socket: TCP holds the broker back."""
+        """Stop reading from the socket: TCP holds the broker back.
+
+        Call it again for every message that arrives after it: asyncio's StreamReader resumes reading by itself when
+        its buffer runs low.
+        """
         if self._link is not None and not self.closed.is_set():
+            self._reading = False
             self._link._transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
         if self._link is not None and not self.closed.is_set():
+            self._reading = True
+            self._heard_s = time.monotonic()
             self._link._transport.resume_reading()
 
     async def close(self, *, end_session: bool = False) -> None:
@@ -310,6 +348,7 @@ class Connection:
                     await self._link.close()
             except (OSError, TimeoutError, OutriderError):
                 log.debug("mqtt_close_failed", exc_info=True)
+                self._link._transport.abort()
 
 
 def _properties(data: bytes) -> tuple[dict[str, list[Any]], bytes]:

@@ -14,6 +14,7 @@ from psycopg import sql
 from outrider.contract.batch import Header, Record
 from outrider.contract.reasons import Reason
 from outrider.runtime.copying import Row, copy_rows
+from outrider.runtime.database import Database
 from outrider.runtime.rejects import Rejection, as_payload
 from outrider.runtime.verdicts import Verdicts
 
@@ -56,12 +57,13 @@ class RecordTable:
         """Forget which partitions exist (they were dropped, or the database is another one)."""
         self._days.clear()
 
-    async def prepare(self, connection: psycopg.AsyncConnection, messages: Sequence[Sequence[Record]]) -> None:
-        """Create missing partitions; in a transaction of its own, because it locks the table."""
+    async def prepare(self, database: Database, messages: Sequence[Sequence[Record]]) -> None:
+        """Create missing partitions; in a transaction of its own, because it locks the table. Raises Transient."""
         days = {datetime.fromtimestamp(r.ts / 1000, UTC).date() for records in messages for r in records}
         missing = days - self._days
         if missing:
-            await connection.execute(PARTITIONS, (self._name, sorted(missing)))
+            async with database.transaction() as connection:
+                await connection.execute(PARTITIONS, (self._name, sorted(missing)))
             self._days |= missing
 
     async def store(

@@ -34,7 +34,7 @@ class Session:
         self._connection: Connection | None = None
         self._queue: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
-        self._in_hand: dict[int, int] = {}  # packet id -> bytes, of the live connection
+        self._in_hand: dict[Delivery, int] = {}  # bytes, of the live connection (QoS 0 has no packet id to count by)
         self._bytes = 0
         self._paused = False
         self.oldest_ms: int | None = None
@@ -119,8 +119,8 @@ class Session:
         connection.ack(delivery.packet_id for delivery in deliveries)
         if connection is self._connection:
             for delivery in deliveries:
-                self._bytes -= self._in_hand.pop(delivery.packet_id, 0)
-            self.oldest_ms = self._queue[0].received_ms if self._queue else None
+                self._bytes -= self._in_hand.pop(delivery, 0)
+            self.oldest_ms = next((delivery.received_ms for delivery in self._in_hand), None)
             if self._paused and self._bytes < self._max_bytes // 2:
                 self._paused = False
                 connection.resume()
@@ -145,9 +145,9 @@ class Session:
             self.oldest_ms = delivery.received_ms
         self._queue.append(delivery)
         size = len(delivery.payload) + 256
-        self._in_hand[delivery.packet_id] = size
+        self._in_hand[delivery] = size
         self._bytes += size
-        if self._bytes > self._max_bytes and not self._paused:
+        if self._bytes > self._max_bytes:
             self._paused = True
             delivery.connection.pause()
         self._arrived.set()

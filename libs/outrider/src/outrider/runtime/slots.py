@@ -88,6 +88,7 @@ class Slots:
         self._timeout_s = timeout_s
         self._attend = attend
         self._attending: dict[int, asyncio.Task[None]] = {}
+        self._leaving: dict[int, asyncio.Task[None]] = {}  # finishing their batch; the lease is renewed meanwhile
         self.problem: str | None = "no slot yet"
 
     @property
@@ -120,13 +121,8 @@ class Slots:
 
     async def _round(self) -> None:
         group, timeout = self._group, self._timeout_s
-        for slot, task in list(self._attending.items()):
-            if task.done():  # its session was taken over, or it failed: hold the lease again before reconnecting
-                self._attending.pop(slot)
-                if not task.cancelled() and (error := task.exception()):
-                    log.warning("slot_left", extra={"group": group, "slot": slot, "reason": str(error)})
-                await self._release([slot])
-        held = self.held
+        await self._release(self._reap())
+        held = sorted([*self._attending, *self._leaving])
         async with self._database.transaction() as connection:
             await connection.execute(BEAT, (group, self._holder))
             renewed = {
@@ -153,23 +149,34 @@ class Slots:
         lost = [slot for slot in held if slot not in renewed]
         for slot in lost:
             log.warning("slot_lost", extra={"group": group, "slot": slot})
-            await self._leave(slot)
+            self._leave(slot)
         for slot, epoch, old in taken:
             log.info("slot_taken", extra={"group": group, "slot": slot, "epoch": epoch, "previous_holder": old})
             lease = Lease(group, slot, epoch)
             self._attending[slot] = asyncio.create_task(self._attending_task(lease), name=lease.client_id)
-        surplus = self.held[share:]
-        for slot in surplus:
-            await self._leave(slot)
-        await self._release(surplus)
+        for slot in self.held[share:]:
+            self._leave(slot)
 
     async def _attending_task(self, lease: Lease) -> None:
         await self._attend(lease)
 
-    async def _leave(self, slot: int) -> None:
-        task = self._attending.pop(slot)
-        task.cancel()
-        await asyncio.wait([task])
+    def _leave(self, slot: int) -> None:
+        task = self._attending.pop(slot, None)
+        if task is not None:
+            task.cancel()
+            self._leaving[slot] = task
+
+    def _reap(self) -> list[int]:
+        """Slots whose attendance has ended: told to leave, taken over by another session, or failed."""
+        ended: list[int] = []
+        for tasks in (self._attending, self._leaving):
+            for slot, task in list(tasks.items()):
+                if task.done():
+                    del tasks[slot]
+                    ended.append(slot)
+                    if not task.cancelled() and (error := task.exception()):
+                        log.warning("slot_left", extra={"group": self._group, "slot": slot, "reason": str(error)})
+        return ended
 
     async def _release(self, slots: list[int]) -> None:
         if slots:
@@ -177,12 +184,12 @@ class Slots:
                 await connection.execute(RELEASE, (self._group, self._holder, slots))
 
     async def _stop(self) -> None:
-        held = self.held
-        for task in self._attending.values():
-            task.cancel()
-        if self._attending:
-            await asyncio.wait(list(self._attending.values()))
-        self._attending.clear()
+        for slot in self.held:
+            self._leave(slot)
+        held = list(self._leaving)
+        if held:
+            await asyncio.wait(list(self._leaving.values()))
+        self._leaving.clear()
         try:
             await self._release(held)
             async with self._database.transaction() as connection:

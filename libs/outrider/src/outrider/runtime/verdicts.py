@@ -9,6 +9,7 @@ import psycopg
 
 from outrider.contract.batch import Header
 from outrider.contract.reasons import Reason
+from outrider.runtime import metrics
 from outrider.runtime.accounting import Accounting, Counted, Key, key_of
 from outrider.runtime.acks import Acknowledger
 from outrider.runtime.rejects import Rejection
@@ -78,8 +79,11 @@ def acknowledge(verdicts: Verdicts, acks: Acknowledger, ledger: str) -> None:
         key = key_of(header)
         if header.gone:
             acks.gone(key, header.gone, ledger)
+            metrics.SEQUENCE.labels(header.stream, "gone").inc(sum(last - first + 1 for first, last in header.gone))
         if header.seq is None:
             continue
+        outcome = "duplicate" if i in verdicts.stale else "stored"
+        metrics.SEQUENCE.labels(header.stream, str(verdicts.refused.get(i, outcome))).inc()
         reasons = [*header.reasons, *([verdicts.refused[i]] if i in verdicts.refused else [])]
         if reasons:
             acks.rejected(key, header.seq, str(reasons[0]))
