@@ -1,0 +1,79 @@
+"""`outrider doctor`: is everything as it must be so that nothing is lost?"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from outrider_cli import terminal
+from outrider_cli.connect import DatabaseUrlOption, DataOption, MqttUrlOption, database_url, mqtt_url
+from outrider_cli.doctor_checks import Check, Level, check_broker, check_database, check_service
+from outrider_cli.state import NotRunning, State
+
+COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+
+HELP = """Check versions, settings that lose data, database, rights, services, slots and queues.
+
+Exit code 0 when nothing failed (warnings are allowed), 1 otherwise. It changes nothing.
+
+Examples:
+
+  outrider doctor
+
+  outrider doctor --json | jq '.checks[] | select(.level != "OK")'
+
+  outrider doctor --mqtt-url mqtt://broker:1883 --database-url postgresql://admin@db/outrider
+"""
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    mqtt: MqttUrlOption = None,
+    database: DatabaseUrlOption = None,
+    data: DataOption = Path(".outrider"),
+) -> None:
+    """Check versions, settings that lose data, database, rights, services, slots and queues."""
+    checks = asyncio.run(check_broker(mqtt_url(mqtt, data)))
+    checks += check_database(database_url(database, data))
+    checks += _services(data)
+    failed = any(check.level is Level.FAIL for check in checks)
+    if as_json:
+        document = {"healthy": not failed, "checks": [check.__dict__ for check in checks]}
+        sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
+    else:
+        _print(checks)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _services(data: Path) -> list[Check]:
+    try:
+        state = State.load(data.absolute())
+    except NotRunning:
+        return [Check("services", Level.WARN, f"none known in {data}", "Give --data of the running platform.")]
+    return [check for name, process in state.services.items() for check in check_service(name, process)]
+
+
+def _print(checks: list[Check]) -> None:
+    console = terminal.console()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        advice = f"\n[italic]→ {escape(check.advice)}[/]" if check.advice else ""
+        table.add_row(f"[{COLOURS[check.level]}]{check.level}[/]", check.name, escape(check.detail) + advice)
+    console.print(table)
+    bad = {level: sum(1 for check in checks if check.level is level) for level in Level}
+    console.print(f"{bad[Level.OK]} fine, {bad[Level.WARN]} warnings, {bad[Level.FAIL]} failed")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `doctor` to the app."""
+    app.command(help=HELP)(doctor)

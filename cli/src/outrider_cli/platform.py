@@ -1,0 +1,352 @@
+"""The whole platform on one machine: embedded servers, migrations and every installed service, from one data folder."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from io import TextIOWrapper
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from outrider.runtime import migrate
+from outrider.servers import Mosquitto, Postgres, Server, ports
+from outrider_cli import supervision
+from outrider_cli.logs import Followers, LogSink
+from outrider_cli.state import FILE_NAME, LOCK_NAME, ProcessState, State
+from outrider_cli.supervision import Program, Supervisor
+
+MQTT_VARIABLE = "OUTRIDER_MQTT_URL"
+DATABASE_VARIABLE = "OUTRIDER_DATABASE_URL"
+_WATCH_S = 1.0
+_SERVER_START_TIMEOUT_S = 120.0
+
+
+class PlatformError(Exception):
+    """The platform could not be started or does not get ready; the text says what to do."""
+
+
+def process_names(service: str, count: int) -> list[str]:
+    """`ingest` for one process of a service, `ingest-1`, `ingest-2` … for several."""
+    return [service] if count == 1 else [f"{service}-{number}" for number in range(1, count + 1)]
+
+
+def is_ready(url: str) -> bool:
+    """True if GET answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+class Platform:
+    """Everything `outrider up` runs, for use by other commands and by tests.
+
+    `with Platform(data_dir) as platform:` starts it, waits until every service is ready, and stops it at the end: the
+    services first, then Mosquitto, then PostgreSQL. A second run on the same folder continues with its data; while one
+    runs, another one is refused.
+
+    `scale` gives the number of processes by service (0 leaves one out), `environment` more variables for all services,
+    `log_sink` gets every line that any process writes. `mqtt_url` and `database_url` (by default
+    OUTRIDER_MQTT_URL and OUTRIDER_DATABASE_URL) name servers to use instead of embedded ones.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        scale: Mapping[str, int] | None = None,
+        environment: Mapping[str, str] | None = None,
+        log_sink: LogSink | None = None,
+        mqtt_url: str | None = None,
+        database_url: str | None = None,
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self._scale = dict(scale or {})
+        self._environment = dict(environment or {})
+        self._sink: LogSink = log_sink or (lambda process, line: None)
+        self._mqtt_url = mqtt_url or os.environ.get(MQTT_VARIABLE)
+        self._database_url = database_url or os.environ.get(DATABASE_VARIABLE)
+        self._lock: TextIOWrapper | None = None
+        self._supervisor: Supervisor | None = None
+        self._followers: Followers | None = None
+        self._watcher: threading.Thread | None = None
+        self._ending = threading.Event()
+        self._state: State | None = None
+        self.failure = ""
+        """Why the platform can no longer run, once it cannot; empty while all is well."""
+
+    @property
+    def state(self) -> State:
+        """Addresses, ports and process ids; PlatformError before `start()`."""
+        if self._state is None:
+            raise PlatformError("the platform has not been started")
+        return self._state
+
+    def start(self) -> None:
+        """Starts servers, applies migrations, starts services. They may not be ready yet: see `wait_ready()`."""
+        services = self._services()
+        self._take_folder()
+        try:
+            self._start(services)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Returns when every service says it is ready; PlatformError names those that are not after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        waiting = dict(self.state.services)
+        while waiting:
+            waiting = {
+                name: process
+                for name, process in waiting.items()
+                if not (process.ready_url and is_ready(process.ready_url))
+            }
+            for name in waiting:
+                if self._supervised.status(name).has_bad_settings:
+                    raise PlatformError(f"{name} cannot use its settings. {self._log_hint(name)}")
+            if waiting and (self.failure or time.monotonic() > deadline):
+                hints = "\n".join(self._log_hint(name) for name in waiting)
+                why = self.failure or f"not ready after {timeout_s:.0f} s: {', '.join(waiting)}"
+                raise PlatformError(f"{why}\n{hints}")
+            if waiting:
+                self._ending.wait(0.1)
+
+    def wait(self) -> str:
+        """Returns when the platform can no longer run, with the reason; a signal handler may raise out of it."""
+        while not self.failure:
+            self._ending.wait(0.5)
+        return self.failure
+
+    def stop(self) -> None:
+        """Stops everything in order; nothing is left running. May be called again."""
+        self._ending.set()
+        if self._watcher is not None and self._watcher is not threading.current_thread():
+            self._watcher.join()
+            self._watcher = None
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self._supervisor = None
+        if self._followers is not None:
+            self._followers.stop()
+            self._followers = None
+        if self._lock is not None:
+            (self.data_dir / FILE_NAME).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def kill(self) -> None:
+        """SIGKILL for every process, for a user in a hurry; `stop()` still tidies up."""
+        if self._supervisor is not None:
+            self._supervisor.kill()
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def _supervised(self) -> Supervisor:
+        if self._supervisor is None:
+            raise PlatformError("the platform has not been started")
+        return self._supervisor
+
+    def _services(self) -> dict[str, int]:
+        """Number of processes by installed service."""
+        installed = migrate.packages()
+        unknown = sorted(set(self._scale) - set(installed))
+        if unknown:
+            raise PlatformError(f"There is no service {', '.join(unknown)}; there are: {', '.join(installed)}")
+        return {name: self._scale.get(name, 1) for name in installed}
+
+    def _take_folder(self) -> None:
+        if not self.data_dir.exists():
+            # root's PostgreSQL runs as another account, which must be able to pass through
+            self.data_dir.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
+        lock = (self.data_dir / LOCK_NAME).open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip()
+            lock.close()
+            raise PlatformError(
+                f"{self.data_dir} is in use by process {holder}. `outrider down` stops it; "
+                "`outrider up --data DIR` starts a second platform elsewhere."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        self._lock = lock
+
+    def _start(self, services: dict[str, int]) -> None:
+        (self.data_dir / FILE_NAME).unlink(missing_ok=True)
+        for name in ("logs", "run"):
+            (self.data_dir / name).mkdir(exist_ok=True, mode=0o700)
+        servers, mosquitto, postgres = self._embedded_servers()
+        supervision.end_leftovers(self.data_dir)
+        programs = []
+        for order, server in enumerate(servers, 1):
+            server.end_leftovers()
+            server.prepare()
+            server.log_path = self._log(server.name)
+            programs.append(Program(server.name, server.command(), server.log_path, order, server.stop_signal))
+        programs += self._service_programs(services)
+        self._supervisor = Supervisor(self.data_dir, programs)
+        self._followers = Followers({program.name: program.log for program in programs}, self._sink)
+        self._followers.start()
+        self._supervisor.start()
+        for server in servers:
+            self._supervisor.start_program(server.name)
+        for server in servers:
+            server.wait_ready(lambda: self._supervised.running, _SERVER_START_TIMEOUT_S)
+
+        mqtt_url = mosquitto.url if mosquitto else str(self._mqtt_url)
+        database_url = postgres.url if postgres else str(self._database_url)
+        # the grants of the migrations need the roles
+        database_urls = migrate.ensure_roles(database_url, self._passwords(services))
+        migrate.migrate_all(database_url)
+        if mosquitto:
+            mosquitto.write_client_commands(self.data_dir / "bin")
+        self._state = State(
+            pid=os.getpid(),
+            data_dir=self.data_dir,
+            mqtt_url=mqtt_url,
+            database_url=database_url,
+            database_urls=database_urls,
+            services={
+                name: ProcessState(service=service, log=self._log(name), http_port=ports.free_port())
+                for service, count in services.items()
+                for name in process_names(service, count)
+            },
+            servers={server.name: ProcessState(service=server.name, log=server.log_path) for server in servers},
+            versions=_versions(mosquitto, postgres),
+            started_at=datetime.now(UTC),
+            supervisor_socket=self._supervisor.socket,
+            notes=_notes(mosquitto, postgres),
+        )
+        for name, process in self._state.services.items():
+            self._supervisor.write_environment(name, self._environment_of(name, process))
+            self._supervisor.start_program(name)
+        self._note_processes()
+        self._watcher = threading.Thread(target=self._watch, name="platform-watcher", daemon=True)
+        self._watcher.start()
+
+    def _embedded_servers(self) -> tuple[list[Server], Mosquitto | None, Postgres | None]:
+        """In the order of their start; they stop in the reverse order."""
+        postgres = None if self._database_url else Postgres(self.data_dir / "postgres")
+        mosquitto = None if self._mqtt_url else Mosquitto(self.data_dir / "mosquitto")
+        return [server for server in (postgres, mosquitto) if server is not None], mosquitto, postgres
+
+    def _service_programs(self, services: dict[str, int]) -> list[Program]:
+        packages = migrate.packages()
+        return [
+            Program(name, [sys.executable, "-m", packages[service]], self._log(name), is_service=True)
+            for service, count in services.items()
+            for name in process_names(service, count)
+        ]
+
+    def _environment_of(self, name: str, process: ProcessState) -> dict[str, str]:
+        return {
+            "PYTHONUNBUFFERED": "1",
+            "OUTRIDER_LOG_FORMAT": "json",
+            **self._environment,
+            MQTT_VARIABLE: self.state.mqtt_url,
+            DATABASE_VARIABLE: self.state.database_urls[process.service],
+            "OUTRIDER_HTTP_PORT": str(process.http_port),
+            # a restarted process takes its slots back at once under its old name
+            "OUTRIDER_REPLICA": f"{name}@{self._place()}" if self._database_url else name,
+        }
+
+    def _place(self) -> str:
+        """Tells this platform from others on the same database."""
+        return f"{socket.gethostname()}-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:6]}"
+
+    def _passwords(self, services: Mapping[str, int]) -> dict[str, str]:
+        """The services' database passwords; the same in every run on this folder."""
+        path = self.data_dir / "passwords.json"
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        passwords = {service: known.get(service) or secrets.token_urlsafe(24) for service in services}
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(known | passwords, file)
+        return passwords
+
+    def _watch(self) -> None:
+        """Says what ended, and keeps the process ids in the state file true."""
+        while not self._ending.wait(_WATCH_S):
+            if not self._supervised.running:
+                self.failure = f"supervisord ended; the end of {self._supervised.log} may say why"
+                self._sink("outrider", self.failure)
+                return
+            with contextlib.suppress(supervision.SupervisionError):
+                self._note_processes()
+
+    def _note_processes(self) -> None:
+        statuses = self._supervised.statuses()
+        changed = False
+        for name, process in self._processes():
+            status = statuses[name]
+            pid = status.pid if status.state in supervision.RUNNING_STATES else None
+            if pid == process.pid:
+                continue
+            changed = True
+            if status.has_bad_settings:
+                self._sink("outrider", f"{name} cannot use its settings and stays stopped. {self._log_hint(name)}")
+            elif process.pid is not None:
+                self._sink("outrider", f"{name} ended" + (f" and starts again as process {pid}" if pid else ""))
+            process.pid = pid
+        if changed or not (self.data_dir / FILE_NAME).exists():
+            self.state.save()
+
+    def _processes(self) -> Iterator[tuple[str, ProcessState]]:
+        yield from self.state.servers.items()
+        yield from self.state.services.items()
+
+    def _log(self, process: str) -> Path:
+        return self.data_dir / "logs" / f"{process}.log"
+
+    def _log_hint(self, process: str) -> str:
+        return f"Its log is {self._log(process)}."
+
+
+def _versions(mosquitto: Mosquitto | None, postgres: Postgres | None) -> dict[str, str]:
+    versions = {"outrider": metadata.version("outrider"), "python": sys.version.split()[0]}
+    if mosquitto:
+        versions["mosquitto"] = mosquitto.version
+    if postgres:
+        versions["postgres"] = postgres.version
+    return versions
+
+
+def _notes(mosquitto: Mosquitto | None, postgres: Postgres | None) -> list[str]:
+    """What a user should know about where the servers came from and where their data lies."""
+    notes = []
+    if mosquitto:
+        notes += [f"passed over: {reason}" for reason in mosquitto.program.passed_over]
+        notes.append(f"Mosquitto {mosquitto.version}: {mosquitto.program.source}")
+    if postgres:
+        notes.append(f"PostgreSQL {postgres.version}: {postgres.programs.source}")
+        notes += [postgres.note] if postgres.note else []
+    return notes

@@ -1,0 +1,178 @@
+"""The commands against a whole running platform: a fleet is stored, and what went wrong can be seen and mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from outrider.runtime.mqtt import Connection
+from outrider.servers import ServerError, mosquitto, postgres
+from outrider.testing.waiting import eventually
+from outrider_cli.platform import Platform
+from outrider_cli.state import is_locked
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+OUTRIDER = str(Path(sys.executable).with_name("outrider"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers() -> None:
+    try:
+        mosquitto.find()
+        postgres.find()
+    except ServerError as error:
+        if os.environ.get("OUTRIDER_REQUIRE_SERVERS"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def platform(server_folder: Path) -> Iterator[Platform]:
+    with Platform(server_folder / "commands") as running:
+        yield running
+
+
+def outrider(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [OUTRIDER, *arguments, "--data", str(platform.data_dir)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def objects(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+async def send(platform: Platform, topic: str, payload: bytes) -> None:
+    connection = await Connection.open(
+        platform.state.mqtt_url,
+        "hand-1",
+        lambda delivery: None,
+        clean_start=True,
+        session_expiry_s=0,
+        receive_maximum=9,
+    )
+    await connection.publish(topic, payload)
+    await connection.close()
+
+
+def value(platform: Platform, query: str) -> Any:
+    with psycopg.connect(platform.state.database_url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+        return row[0] if row else None
+
+
+def test_sim_ends_with_everything_acked_and_query_shows_it(platform: Platform, tmp_path: Path) -> None:
+    record = tmp_path / "expected.jsonl"
+    ran = outrider(
+        platform, "sim", "--devices", "16", "--duration", "4", "--json", "--counter", "--record", str(record)
+    )
+    summary = json.loads(ran.stdout)
+    assert (ran.returncode, summary["unacked"], summary["rejected"]) == (0, 0, 0)
+    assert summary["sent"] == summary["acked"] > 30
+    numbers = [row["value"] for row in objects(record.read_text()) if row.get("metric") == "n"]
+    shown = outrider(platform, "query", "vehicle-0001", "n", "--json", "--limit", "1")
+    assert objects(shown.stdout)[-1]["value"] in numbers
+    latest = outrider(platform, "query", "vehicle-0001").stdout
+    assert "speed_kmh" in latest
+    assert "lat" in latest
+
+
+def test_sim_against_no_broker_fails(platform: Platform) -> None:
+    ran = outrider(
+        platform, "sim", "--url", "mqtt://127.0.0.1:1", "--devices", "2", "--duration", "1", "--drain", "0", "--json"
+    )
+    summary = json.loads(ran.stdout)
+    assert ran.returncode == 1
+    assert summary["unacked"] > 0
+    assert "no broker" in summary["problem"]
+
+
+def test_query_of_an_unknown_device_says_so(platform: Platform) -> None:
+    ran = outrider(platform, "query", "nobody")
+    assert ran.returncode == 1
+    assert "No samples of nobody" in ran.stderr
+
+
+async def test_rejected_list_show_replay_purge(platform: Platform) -> None:
+    await send(platform, "fleet/v1/demo/hand-1/telemetry", b'{"temp_c":NaN}')
+    kept = "SELECT id FROM rejected.message WHERE device = 'hand-1' ORDER BY id DESC LIMIT 1"
+    first = await eventually(lambda: value(platform, kept))
+    [row] = objects(outrider(platform, "rejected", "list", "--device", "hand-1", "--json").stdout)
+    assert (row["id"], row["reason"], row["replayed_at"]) == (first, "not_json", None)
+    assert '{"temp_c":NaN}' in outrider(platform, "rejected", "show", str(first)).stdout
+    assert outrider(platform, "rejected", "replay").returncode == 2, "replay without a filter must be refused"
+    assert "Replayed 1" in outrider(platform, "rejected", "replay", "--device", "hand-1").stdout
+    again = await eventually(lambda: (found := value(platform, kept)) != first and found)
+    rows = objects(outrider(platform, "rejected", "list", "--device", "hand-1", "--json").stdout)
+    assert [row["id"] for row in rows] == [again, first]
+    assert rows[0]["received_at"] == rows[1]["received_at"], "a replay keeps the time it first came"
+    assert rows[1]["replayed_at"] is not None
+    assert "Deleted 1" in outrider(platform, "rejected", "purge", "--replayed", "--yes").stdout
+    assert "Deleted 1" in outrider(platform, "rejected", "purge", "--device", "hand-1", "--yes").stdout
+    assert outrider(platform, "rejected", "list", "--device", "hand-1", "--json").stdout == ""
+
+
+def test_tail_shows_what_passes(platform: Platform) -> None:
+    tail = subprocess.Popen(
+        [OUTRIDER, "tail", "fleet/+/+/telemetry", "--count", "3", "--json", "--data", str(platform.data_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        outrider(platform, "sim", "--devices", "6", "--duration", "4", "--json")
+        output, _ = tail.communicate(timeout=20)
+    finally:
+        tail.kill()
+        tail.wait()
+    assert all(message["topic"].endswith("/telemetry") for message in objects(output))
+    assert len(objects(output)) == 3
+
+
+def test_doctor_is_green_and_fails_when_a_service_is_stopped(platform: Platform) -> None:
+    ran = outrider(platform, "doctor", "--json")
+    report = json.loads(ran.stdout)
+    assert [check for check in report["checks"] if check["level"] == "FAIL"] == []
+    assert ran.returncode == 0
+    outrider(platform, "service", "stop", "writer-logs")
+    try:
+        ran = outrider(platform, "doctor")
+        assert ran.returncode == 1
+        assert "service start writer-logs" in ran.stdout
+    finally:
+        outrider(platform, "service", "start", "writer-logs")
+        platform.wait_ready()
+
+
+def test_demo_ends_by_itself_and_on_ctrl_c(tmp_path: Path, server_folder: Path) -> None:
+    folder = server_folder / "demo"
+    command = [OUTRIDER, "demo", "--devices", "4", "--sensors", "4", "--data", str(folder)]
+    ran = subprocess.run([*command, "--duration", "5"], check=False, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "samples/s stored" in ran.stdout
+    assert "Stopped" in ran.stdout
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if "devices 8/8" in line:
+                break
+        running.send_signal(signal.SIGINT)
+        output, _ = running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 0, output
+    assert not is_locked(folder)

@@ -1,0 +1,140 @@
+"""The whole platform from one folder: starts, is refused twice, survives kills, continues, leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from outrider.servers import ServerError, base, mosquitto, postgres
+from outrider_cli import supervision
+from outrider_cli.platform import Platform, PlatformError, is_ready
+from outrider_cli.state import NotRunning, State
+
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
+
+def until(condition: Callable[[], object], timeout_s: float = 40.0) -> None:
+    waiting = threading.Event()
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "not within the deadline"
+        waiting.wait(0.05)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Everything that belongs to a data folder, servers included."""
+    marks = [str(folder / "mosquitto" / "mosquitto.conf"), str(folder / "postgres" / "cluster")]
+    servers = [pid for mark in marks for pid in base.processes_with_argument(mark)]
+    return servers + supervision.processes_of(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers() -> None:
+    try:
+        mosquitto.find()
+        postgres.find()
+    except ServerError as error:
+        if os.environ.get("OUTRIDER_REQUIRE_SERVERS"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name in ("OUTRIDER_MQTT_URL", "OUTRIDER_DATABASE_URL", "OUTRIDER_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "data"
+    yield folder
+    left = processes_of(folder)
+    base.end_processes(left, signal.SIGKILL)
+    assert left == []
+    if folder.exists():
+        postgres.Postgres(folder / "postgres").wipe()
+
+
+def outrider(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from outrider_cli.main import app; app()", *arguments]
+
+
+def test_platform_starts_refuses_a_second_survives_kills_and_continues(folder: Path) -> None:
+    lines: list[tuple[str, str]] = []
+    with Platform(
+        folder, scale={"ingest": 2}, log_sink=lambda process, line: lines.append((process, line))
+    ) as platform:
+        state = State.load(folder)
+        assert set(state.services) >= {"ingest-1", "ingest-2", "writer-timeseries", "writer-logs"}
+        assert all(process.ready_url and is_ready(process.ready_url) for process in state.services.values())
+        with psycopg.connect(state.database_url) as connection:
+            connection.execute("CREATE TABLE public.kept AS SELECT 1 AS one")
+        with pytest.raises(PlatformError, match=f"is in use by process {os.getpid()}"):
+            Platform(folder).start()
+
+        for name in ("ingest-1", "postgres", "mosquitto"):
+            everything = {**platform.state.servers, **platform.state.services}
+            before = everything[name].pid
+            assert before
+            os.kill(before, signal.SIGKILL)
+            until(lambda: everything[name].pid not in (None, before))  # noqa: B023 (called in this round)
+        platform.wait_ready()
+        assert any(process == "outrider" and "ingest-1 ended" in line for process, line in lines)
+    with pytest.raises(NotRunning):
+        State.load(folder)
+    assert processes_of(folder) == []
+
+    with Platform(folder) as platform:
+        assert platform.state.mqtt_url == state.mqtt_url
+        assert platform.state.database_url == state.database_url
+        with psycopg.connect(platform.state.database_url) as connection:
+            assert connection.execute("SELECT one FROM public.kept").fetchall() == [(1,)]
+
+
+def test_up_down_and_a_kill_of_the_command_leave_nothing(folder: Path) -> None:
+    command = outrider("up", "--data", str(folder))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
+        assert up.stdout
+        until_printed(up, "Outrider runs")
+        services = subprocess.run(
+            outrider("status", "--data", str(folder)), capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+        assert services.count("yes") >= 3
+        subprocess.run(outrider("down", "--data", str(folder)), timeout=60, check=True, capture_output=True)
+        assert up.wait(30) == 0
+    assert processes_of(folder) == []
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
+        until_printed(up, "Outrider runs")
+        up.kill()
+    until(lambda: processes_of(folder) == [])
+
+
+def test_interrupt_during_the_start_leaves_nothing(folder: Path) -> None:
+    command = outrider("up", "--data", str(folder))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
+        until(lambda: processes_of(folder))
+        up.send_signal(signal.SIGINT)
+        output, _ = up.communicate(timeout=60)
+    assert "Stopped" in output
+    assert up.returncode == 0
+
+
+def test_service_with_bad_settings_is_named(folder: Path) -> None:
+    platform = Platform(folder, environment={"OUTRIDER_LEASE_TIMEOUT_S": "soon"})
+    with pytest.raises(PlatformError, match=r"cannot use its settings\. Its log is .*logs/"), platform:
+        pytest.fail("it started with bad settings")
+
+
+def until_printed(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        if text in line:
+            # the rest is read and dropped, so that the pipe never fills
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            return
+    raise AssertionError(f"ended before it printed {text!r}")
