@@ -229,7 +229,7 @@ def check_database(url: str) -> Iterator[Check]:
             Level.WARN,
         )
         missing = migrate.pending(url)
-        yield judge("migrations", not missing, ", ".join(missing) or "all applied", "Start `outrider up` again.")
+        yield judge("migrations", not missing, ", ".join(missing) or "all applied", "Run `outrider migrate`.")
         if not missing:
             yield from _roles(connection)
             yield from _slots(connection)

@@ -29,7 +29,7 @@ Examples:
 
   outrider tail 'fleet/v1/demo/vehicle-0001/#'          one device and what it is told
 
-  outrider tail 'fleet/+/+/ack'                         application acks
+  outrider tail 'fleet/v1/+/+/ack'                      application acks
 
   outrider tail 'outrider/v1/#'                         batches between the services
 

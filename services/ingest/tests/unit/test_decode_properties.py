@@ -67,6 +67,8 @@ def check(decoded: Decoded) -> None:
     for metric, _, _, value in decoded.samples:
         assert is_metric(metric)
         assert type(value) in (int, float, bool, str, list)
+        if type(value) is int:
+            assert abs(value) <= NUMBER_MAX
         if isinstance(value, str):
             assert len(value.encode()) <= STRING_VALUE_MAX_BYTES
     assert all(1 <= first <= last <= NUMBER_MAX for first, last in decoded.gone)

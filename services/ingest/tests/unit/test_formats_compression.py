@@ -105,3 +105,14 @@ def test_dictionary_without_an_id_is_an_error_at_start(tmp_path: Path) -> None:
     (tmp_path / "raw.zdict").write_bytes(b"just some text")
     with pytest.raises(ValueError, match=r"raw\.zdict"):
         load_dictionaries(tmp_path)
+
+
+@pytest.mark.parametrize("extra", range(80))
+def test_zstd_end_is_found_wherever_it_falls(extra: int) -> None:
+    # Input goes in step by step: the frame may end on a step's edge, and what follows must be seen all the same.
+    body = bytes(range(1, 101)) + bytes(range(1, extra + 1))
+    packed = zstandard.compress(body)
+    assert unpack(packed) == body
+    with pytest.raises(Refused) as caught:
+        unpack(packed + b"x")
+    assert caught.value.reason is Reason.DECOMPRESS_FAILED

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import zlib
+
 import orjson
 import pytest
 
@@ -38,6 +41,16 @@ def test_refusal_detail_can_be_stored_and_is_short() -> None:
         assert len(detail) <= 200
 
 
+@pytest.mark.parametrize(
+    "boot", [b"9" * 30, b"9" * 300, b"-" + b"9" * 300, b"9" * 5000, b'"%s"' % (b"x" * 5000), b"{}"]
+)
+def test_detail_of_a_bad_number_is_short(boot: bytes) -> None:
+    with pytest.raises(Refused) as caught:
+        decode_telemetry(b'{"boot": %s, "seq": 1, "a": 1}' % boot)
+    assert caught.value.detail.startswith("boot must be")
+    assert len(caught.value.detail) <= 200
+
+
 def test_refusals_are_bounded_and_keep_each_reason() -> None:
     fields: dict[str, object] = {f"bad!{i}": 1 for i in range(500)}
     decoded = decode_telemetry(orjson.dumps({**fields, "good": 1, "late": "\x00"}))
@@ -60,6 +73,34 @@ def test_integers_beyond_64_bits_are_told_from_floats_of_the_same_size() -> None
     assert [reason for reason, _ in decoded.refused] == [Reason.BAD_VALUE]
 
 
+@pytest.mark.parametrize("bad", [2**53, -(2**53), 2**63, -(2**63), 2**64, 10**30])
+@pytest.mark.parametrize("neighbour", [1, 1.5, -1.5])
+def test_integer_out_of_bounds_in_a_column_takes_no_neighbour(bad: int, neighbour: float) -> None:
+    decoded = decode_telemetry(json.dumps({"v": 1, "t0": 5, "series": {"a": [[1] * 3, [neighbour, bad, 7]]}}).encode())
+    assert decoded.samples == [("a", 6, None, neighbour), ("a", 8, None, 7)]
+    assert [reason for reason, _ in decoded.refused] == [Reason.BAD_VALUE]
+
+
+@pytest.mark.parametrize("depth", [9, 60, 64, 65, 100, 900])
+@pytest.mark.parametrize("odd", [b'"\\ud800"', b"18446744073709551616", b'"[[]{\\"[["'])
+def test_odd_message_that_is_too_deep_keeps_its_number_up_to_64_levels(depth: int, odd: bytes) -> None:
+    nested = b"[" * (depth - 1) + odd + b"]" * (depth - 1)
+    payload = b'{"boot": 1, "seq": 2, "ts": 1760000000000, "odd": %s, "brackets": "%s", "deep": %s}' % (
+        odd,
+        b"[" * 200,
+        nested,
+    )
+    try:
+        decoded = decode_telemetry(payload)
+    except Refused as refused:
+        assert (refused.reason, depth > 64) == (Reason.TOO_DEEP, True)  # noqa: PT017
+    else:
+        assert (decoded.boot, decoded.seq) == (1, 2)
+        assert decoded.samples[-1][0] == "brackets"
+        assert Reason.TOO_DEEP in [reason for reason, _ in decoded.refused]
+        assert depth <= 64 or b"[[" in odd
+
+
 def test_nested_values_object_below_the_top_is_an_ordinary_name() -> None:
     decoded = decode_telemetry(b'{"a": {"values": {"b": 1}}}')
     assert [metric for metric, *_ in decoded.samples] == ["a_values_b"]
@@ -77,8 +118,6 @@ def test_null_numbering_counts_as_absent() -> None:
 
 
 def test_message_that_would_outgrow_the_bus_is_refused_with_its_number() -> None:
-    import zlib
-
     # 5 bytes of JSON that a writer spells out in 18: the batch would pass the broker's packet limit for ever.
     body = b'{"boot":1,"seq":2,"ts":1760000000000,"a":[' + b"1e15," * 200_000 + b"1]}"
     decoded = decode_telemetry(zlib.compress(body))

@@ -56,6 +56,19 @@ def test_lines_beyond_the_limit_are_refused_with_their_number() -> None:
     assert [reason for reason, _ in decoded.refused] == [Reason.TOO_MANY_SAMPLES]
 
 
+def test_bad_lines_count_too() -> None:
+    decoded = decode_log(b'{"boot":1,"seq":2,"msg":""}\n' + b"oops\n" * 5_000)
+    assert (decoded.boot, decoded.seq, decoded.records) == (1, 2, [])
+    assert [reason for reason, _ in decoded.refused] == [Reason.TOO_MANY_SAMPLES]
+
+
+def test_what_stands_beside_records_is_told() -> None:
+    decoded = decode_log(b'{"app": "x", "host": null, "records": [{"msg": "a"}]}')
+    assert [text for _, _, _, text, _ in decoded.records] == ["a"]
+    assert [reason for reason, _ in decoded.refused] == [Reason.UNKNOWN_FORMAT]
+    assert "'app'" in decoded.refused[0][1]
+
+
 def test_bad_numbering_of_the_first_line_refuses_the_message() -> None:
     with pytest.raises(Refused) as caught:
         decode_log(b'{"boot": 0, "seq": 1, "msg": "a"}\n{"msg": "b"}')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from outrider_ingest.formats.timestamps import epoch_ms
@@ -71,3 +73,11 @@ def test_epoch_ms(ts: object, expected_ms: int) -> None:
 def test_epoch_ms_refuses(ts: object) -> None:
     with pytest.raises(ValueError):
         epoch_ms(ts)
+
+
+def test_iso_text_without_offset_is_utc_wherever_the_server_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "NPT-05:45")
+        time.tzset()
+        assert epoch_ms("2025-10-09T08:53:20") == 1_760_000_000_000
+    time.tzset()

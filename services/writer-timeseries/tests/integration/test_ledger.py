@@ -1,4 +1,4 @@
-"""The ledger on a real PostgreSQL: exactly once, conflicts named, gaps asked for, poison kept alone."""
+"""The ledger on a real PostgreSQL, on native partitions and on TimescaleDB: exactly once, conflicts named, gaps asked for, poison kept alone."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ from outrider_writer_timeseries.store import Ledger, Stored, Work
 
 T0 = 1_790_000_000_000
 TOPIC = "outrider/v1/samples/0"
+
+
+@pytest.fixture(scope="session", params=["migrated", "timescaledb"])
+def migrated(request: pytest.FixtureRequest) -> Database:
+    """Every test runs on native partitions and on hypertables."""
+    template: Database = request.getfixturevalue(request.param)
+    return template
 
 
 @pytest.fixture
@@ -272,6 +279,7 @@ async def test_old_and_new_days_get_their_partitions(ledger: Ledger, database: D
     assert [ts for _, _, ts, _ in samples(database)] == times
 
 
+@pytest.mark.parametrize("migrated", ["migrated"], indirect=True)  # hypertables make their own partitions
 async def test_a_partition_dropped_meanwhile_is_made_again(ledger: Ledger, database: Database) -> None:
     now = database.value("SELECT (extract(epoch FROM now()) * 1000)::bigint")
     await ledger.store(batch((header(1), [number("n", now, 1.0)])))

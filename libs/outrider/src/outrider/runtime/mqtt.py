@@ -140,7 +140,10 @@ class Connection:
                 code = await connection._connack
         except (OSError, TimeoutError) as error:
             await connection._abort()
-            raise Transient(f"no broker at {parts.hostname}:{parts.port}: {error or 'timeout'}") from error
+            why = str(error) or f"no answer within {timeout_s:g} s"
+            raise Transient(
+                f"no broker at {parts.hostname}:{parts.port}: {why}; start it, or mend OUTRIDER_MQTT_URL"
+            ) from error
         except asyncio.CancelledError:
             await connection._abort()
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Any
@@ -12,7 +12,8 @@ import psycopg
 from psycopg import sql
 
 from outrider.contract.batch import Header, Record
-from outrider.contract.reasons import Reason
+from outrider.contract.limits import TIME_MAX_MS, TIME_MIN_MS
+from outrider.contract.reasons import EXPLANATION, Reason
 from outrider.runtime.copying import Row, copy_rows
 from outrider.runtime.database import Database
 from outrider.runtime.rejects import Rejection, as_payload
@@ -59,7 +60,7 @@ class RecordTable:
 
     async def prepare(self, database: Database, messages: Sequence[Sequence[Record]]) -> None:
         """Create missing partitions; in a transaction of its own, because it locks the table. Raises Transient."""
-        days = {datetime.fromtimestamp(r.ts / 1000, UTC).date() for records in messages for r in records}
+        days = {_time(r.ts).date() for records in messages for r in records if _plausible(r.ts)}
         missing = days - self._days
         if missing:
             async with database.transaction() as connection:
@@ -72,27 +73,44 @@ class RecordTable:
         """Store the fresh messages' records, compare those of stale ones; returns the number of rows stored."""
         fresh: list[Row] = []  # numbered by message
         stale: list[Row] = []
+        # One rejection per message and reason, as they are unique on it.
+        refused: dict[tuple[int, Reason], tuple[list[Record], str]] = {}
+
+        def refuse(i: int, record: Record, reason: Reason, why: str) -> None:
+            refused.setdefault((i, reason), ([], why))[0].append(record)
+
         for i, (header, records) in enumerate(zip(verdicts.headers, messages, strict=True)):
             if i in verdicts.full:
                 self._refuse(verdicts, i, records, Reason.TOO_MANY_GAPS, "")
                 continue
             for item, record in enumerate(records):
+                if not _plausible(record.ts):
+                    refuse(i, record, Reason.CLOCK_INVALID, EXPLANATION[Reason.CLOCK_INVALID])
+                    continue
                 row = self._row(header, item, record)
                 if i in verdicts.stale:
                     stale.append((i, (i, *row[:-1])))
                 else:
                     fresh.append((i, row))
-        bad: list[Row] = []
+        bad = 0
 
         def on_bad(row: Row, why: str) -> None:
-            bad.append(row)
-            i, item = row[0], row[1][8]
-            self._refuse(verdicts, i, [messages[i][item]], Reason.BAD_VALUE, why)
+            nonlocal bad
+            bad += 1
+            refuse(row[0], messages[row[0]][row[1][8]], Reason.BAD_VALUE, why)
 
         await copy_rows(connection, self._copy, fresh, on_bad)
         if stale:
-            await self._compare(connection, verdicts, stale, messages)
-        return len(fresh) - len(bad)
+            await self._compare(
+                connection,
+                verdicts,
+                stale,
+                messages,
+                lambda row, why: refuse(row[0], messages[row[0]][row[1][-1]], Reason.BAD_VALUE, why),
+            )
+        for (i, reason), (parts, why) in refused.items():
+            self._refuse(verdicts, i, parts, reason, why)
+        return len(fresh) - bad
 
     async def _compare(
         self,
@@ -100,13 +118,13 @@ class RecordTable:
         verdicts: Verdicts,
         rows: list[Row],
         messages: Sequence[Sequence[Record]],
+        on_bad: Callable[[Row, str], None],
     ) -> None:
         await connection.execute(self._create)
-        different: set[int] = set()
-        await copy_rows(connection, self._copy_staging, rows, lambda row, _: different.add(row[0]))
+        await copy_rows(connection, self._copy_staging, rows, on_bad)
         await connection.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
         cursor = await connection.execute(self._not_stored)
-        different |= {row[0] for row in await cursor.fetchall()}
+        different = {row[0] for row in await cursor.fetchall()}
         for i in sorted(different):
             detail = "this boot and seq are stored with other content; two devices may share one identity"
             self._refuse(verdicts, i, messages[i], Reason.CONFLICT, detail)
@@ -115,14 +133,14 @@ class RecordTable:
         return (
             header.tenant,
             header.device,
-            datetime.fromtimestamp(record.ts / 1000, UTC),
+            _time(record.ts),
             record.label,
             record.text,
-            orjson.dumps(record.fields).decode(),
+            _fields(record.fields),
             header.boot,
             header.seq,
             item,
-            datetime.fromtimestamp(header.received_ms / 1000, UTC),
+            _time(header.received_ms),
         )
 
     def _refuse(self, verdicts: Verdicts, i: int, records: Sequence[Record], reason: Reason, detail: str) -> None:
@@ -147,3 +165,18 @@ class RecordTable:
     def _as_sent(self, record: Record) -> dict[str, object]:
         names = ("level", "msg") if self._stream == "log" else ("type", "msg")
         return {**asdict(record)["fields"], "ts": record.ts, names[0]: record.label, names[1]: record.text}
+
+
+def _plausible(ts: int) -> bool:
+    return TIME_MIN_MS <= ts <= TIME_MAX_MS
+
+
+def _time(ts: int) -> datetime:
+    return datetime.fromtimestamp(ts / 1000, UTC)
+
+
+def _fields(fields: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(fields).decode()
+    except TypeError:  # a lone surrogate: escaped, so that PostgreSQL refuses this row and not the whole batch
+        return as_payload(fields).decode()

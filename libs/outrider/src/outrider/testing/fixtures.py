@@ -1,6 +1,7 @@
 """Pytest fixtures for real servers, each found as the architecture says: environment, binary, private unpack, else skip.
 
-`OUTRIDER_REQUIRE_SERVERS=1` turns the skips for Mosquitto and PostgreSQL into failures.
+`OUTRIDER_REQUIRE_SERVERS=1` turns the skips for Mosquitto and PostgreSQL into failures, a comma list those of the
+servers it names: `1,timescaledb`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ import contextlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from outrider.runtime import migrate
-from outrider.servers import Mosquitto, Postgres, ServerError
+from outrider.servers import Mosquitto, Postgres, ServerError, TimescaleDB
 
 PASSWORD = "test"
 
@@ -42,8 +43,15 @@ class Database:
         return self.rows(query, *arguments)[0][0]
 
 
-def _unavailable(what: str, error: Exception) -> None:
-    if os.environ.get("OUTRIDER_REQUIRE_SERVERS"):
+def required_servers(value: str) -> frozenset[str]:
+    """Lower-case names of the servers that OUTRIDER_REQUIRE_SERVERS makes mandatory; `1` among them stands for Mosquitto
+    and PostgreSQL, an empty value and `0` for none."""
+    names = {name.strip().lower() for name in value.split(",")} - {"", "0"}
+    return frozenset((names - {"1"}) | ({"mosquitto", "postgresql"} if "1" in names else set()))
+
+
+def _unavailable(what: str, error: Exception) -> NoReturn:
+    if what.lower() in required_servers(os.environ.get("OUTRIDER_REQUIRE_SERVERS", "")):
         pytest.fail(f"{what} is required (OUTRIDER_REQUIRE_SERVERS) and cannot be had: {error}")
     pytest.skip(f"{what} cannot be had here: {error}")
 
@@ -66,19 +74,23 @@ def server_folder() -> Iterator[Path]:
 def migrated(server_folder: Path) -> Iterator[Database]:
     """The migrated template that `database` clones (in the server of OUTRIDER_TEST_DATABASE_URL, else a private one)."""
     given = os.environ.get("OUTRIDER_TEST_DATABASE_URL")
-    with contextlib.ExitStack() as stack:
-        if given:
-            with _database_of(given, f"outrider_template_{secrets.token_hex(4)}", None) as url:
-                yield prepare_database(url)
-            return
-        try:
-            server = stack.enter_context(Postgres(server_folder / "postgres"))
-        except ServerError as error:
-            _unavailable("PostgreSQL", error)
-        yield prepare_database(server.url)
-        with contextlib.suppress(Exception):
-            server.stop()
-            server.wipe()
+    with _template("PostgreSQL", given, lambda: Postgres(server_folder / "postgres")) as template:
+        yield template
+
+
+@pytest.fixture(scope="session")
+def timescaledb(server_folder: Path) -> Iterator[Database]:
+    """A migrated template with hypertables (in the server of OUTRIDER_TEST_TIMESCALEDB_URL, else a private one).
+
+    For a module to override `migrated` with: its `database` then clones this one, which itself takes no connections.
+    """
+    given = os.environ.get("OUTRIDER_TEST_TIMESCALEDB_URL")
+    with _template("TimescaleDB", given, lambda: TimescaleDB(server_folder / "timescaledb")) as template:
+        assert template.value("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'"), (
+            "TimescaleDB is not in the server's shared_preload_libraries"
+        )
+        _close(template)
+        yield template
 
 
 @pytest.fixture
@@ -121,6 +133,31 @@ def own_database(own_postgres: Postgres) -> Database:
 
 def _with_name(url: str, name: str) -> str:
     return f"{url.rpartition('/')[0]}/{name}"
+
+
+def _close(template: Database) -> None:
+    """Keeps TimescaleDB's own workers out: a database that somebody is connected to cannot be cloned."""
+    server, _, name = template.admin_url.rpartition("/")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+        connection.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s", (name,))
+
+
+@contextlib.contextmanager
+def _template(what: str, given: str | None, make: Callable[[], Postgres]) -> Iterator[Database]:
+    if given:
+        with _database_of(given, f"outrider_template_{secrets.token_hex(4)}", None) as url:
+            yield prepare_database(url)
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(make())
+        except ServerError as error:
+            _unavailable(what, error)
+        yield prepare_database(server.url)
+        with contextlib.suppress(Exception):
+            server.stop()
+            server.wipe()
 
 
 @contextlib.contextmanager

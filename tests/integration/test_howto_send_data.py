@@ -1,0 +1,70 @@
+"""Every command of docs/howto/send-data.md, run against a real broker and database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from outrider.servers import Mosquitto
+from outrider.testing.fixtures import Database
+from outrider.testing.services import running
+from outrider.testing.waiting import eventually
+from outrider_ingest.app import service as ingest
+from outrider_writer_logs.app import service as writer_logs
+from outrider_writer_timeseries.app import service as writer
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "send-data.md"
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SAMPLES = "SELECT metric, count(*) FROM telemetry.latest WHERE device = 'hand-1' GROUP BY metric"
+METRICS = {
+    "temp_c",
+    "door_open",
+    "gear",
+    "speed_kmh",
+    "rpm",
+    "humidity_pct",
+    "state",
+    "engine_oil_temp",
+    "engine_load",
+    "cpu_pct",
+    "mem_pct",
+    "battery_v",
+}
+
+
+def code(language: str) -> str:
+    """All blocks of a language, in their order."""
+    return "\n".join(text for found, text in BLOCK.findall(PAGE.read_text()) if found == language)
+
+
+@pytest.mark.servers
+async def test_what_the_page_sends_is_stored(mosquitto: Mosquitto, database: Database, tmp_path: Path) -> None:
+    if not mosquitto.write_client_commands(tmp_path / ".outrider/bin"):
+        pytest.skip("mosquitto_pub cannot be had here: no mosquitto-clients beside this broker")
+    environment = {**os.environ, "PORT": str(mosquitto.port)}
+    urls = database.service_urls
+    async with (
+        running(writer, mosquitto.url, urls["writer-timeseries"]),
+        running(writer_logs, mosquitto.url, urls["writer-logs"]),
+        running(ingest, mosquitto.url, urls["ingest"]),
+    ):
+        script = "set -e\n" + code("bash")
+        shell = await asyncio.create_subprocess_exec("bash", "-c", script, cwd=tmp_path, env=environment)
+        assert await asyncio.wait_for(shell.wait(), 60) == 0
+
+        await eventually(lambda: {metric for metric, _ in database.rows(SAMPLES)} >= METRICS)
+        assert {metric for metric, _ in database.rows(SAMPLES)} == METRICS
+        levels = "SELECT level FROM logs.line WHERE device = 'hand-1' ORDER BY level"
+        await eventually(lambda: database.rows(levels) == [("error",), ("info",), ("warning",)])
+        await eventually(lambda: database.rows("SELECT type FROM telemetry.event") == [("dtc",)])
+        assert database.rows("SELECT reason, detail FROM rejected.message") == []
+
+        device = await asyncio.create_subprocess_exec(sys.executable, "-c", code("python"), env=environment)
+        assert await asyncio.wait_for(device.wait(), 60) == 0
+        state = "SELECT contiguous_seq, missing, duplicates FROM telemetry.sequence_state WHERE device = 'pi-8'"
+        assert database.rows(state) == [(20, 0, 0)]
