@@ -1,4 +1,4 @@
-"""The ledger on a real PostgreSQL, on native partitions and on TimescaleDB: exactly once, conflicts named, gaps asked for, poison kept alone."""
+"""The ledger on native partitions and on TimescaleDB: exactly once, conflicts named, gaps asked for, poison kept alone."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ async def test_one_poison_row_takes_only_itself(ledger: Ledger, database: Databa
         BatchNumber(0, 1, 1),
         [header(seq) for seq in range(1, count + 2)],
         [1] * (count + 1),
-        series,  # type: ignore[arg-type]
+        series,
         index,
         ts,
         values,

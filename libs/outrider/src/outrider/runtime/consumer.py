@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 UNFORESEEN_ATTEMPTS = 3
 """An unforeseen error may pass (or be a bug): so many tries of a batch before it is bisected for the culprit."""
-STOP_GRACE_S = 20.0
+STOP_GRACE_S = 6.0
+"""How long a stopping slot may finish its batch in hand; past it the batch stays un-acked and comes again."""
 
 Handler = Callable[[Lease, Sequence[Delivery]], Awaitable[None]]
 Filters = Callable[[int], Sequence[str]]

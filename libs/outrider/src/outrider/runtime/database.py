@@ -26,6 +26,9 @@ UNPREPARED = (
 )
 
 
+CONNECTION_TIMEOUT_S = 3.0
+
+
 class Database:
     """A pool of `size` sessions; `application_name` lets a new holder of a slot end the old holder's sessions (rule 12)."""
 
@@ -36,7 +39,7 @@ class Database:
             min_size=1,
             max_size=size,
             open=False,
-            timeout=10.0,
+            timeout=CONNECTION_TIMEOUT_S,
             reconnect_timeout=2.0,
             max_lifetime=3600,
             check=AsyncConnectionPool.check_connection,
@@ -59,7 +62,7 @@ class Database:
 
     async def close(self) -> None:
         """Close every session."""
-        await self._pool.close(timeout=5)
+        await self._pool.close(timeout=2)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection]:
@@ -76,7 +79,7 @@ class Database:
             raise Transient(f"the database is not prepared ({_first_line(error)}); run `outrider migrate`") from error
         except PoolTimeout as error:
             raise Transient(
-                "no database connection within 10 s; is PostgreSQL up and max_connections high enough?"
+                f"no database connection within {CONNECTION_TIMEOUT_S:.0f} s; is PostgreSQL up and max_connections high enough?"
             ) from error
         except psycopg.Error as error:
             raise Transient(f"database: {_first_line(error)}") from error

@@ -191,8 +191,8 @@ class Slots:
             await asyncio.wait(list(self._leaving.values()))
         self._leaving.clear()
         try:
-            await self._release(held)
             async with self._database.transaction() as connection:
+                await connection.execute(RELEASE, (self._group, self._holder, held))
                 await connection.execute(LEAVE, (self._group, self._holder))
         except Transient as error:
             log.warning("release_failed", extra={"group": self._group, "reason": str(error)})

@@ -17,7 +17,13 @@ from outrider.servers.postgres import Postgres, Programs
 SUITES: Mapping[str, tuple[str, ...]] = {"debian": ("trixie",)}
 PACKAGE = "postgresql-17-timescaledb"
 # Half of the packages' size, only for compiling queries (jit is off) and for Debian's own scripts.
-_UNUSED = ("usr/lib/*/libLLVM*", "usr/lib/*/libz3*", "usr/lib/postgresql/*/lib/bitcode", "usr/share/i18n", "usr/*/perl*")
+_UNUSED = (
+    "usr/lib/*/libLLVM*",
+    "usr/lib/*/libz3*",
+    "usr/lib/postgresql/*/lib/bitcode",
+    "usr/share/i18n",
+    "usr/*/perl*",
+)
 # postgres and initdb start each other and /bin/sh, which needs the machine's own C library: so each program is this
 # script, which names the tree's loader for itself alone. `--argv0` tells the program where its files are.
 _WRAPPER = """#!/bin/sh

@@ -50,7 +50,8 @@ def required_servers(value: str) -> frozenset[str]:
     return frozenset((names - {"1"}) | ({"mosquitto", "postgresql"} if "1" in names else set()))
 
 
-def _unavailable(what: str, error: Exception) -> NoReturn:
+def unavailable(what: str, error: Exception) -> NoReturn:
+    """Skips the test, or fails it if the server is a required one."""
     if what.lower() in required_servers(os.environ.get("OUTRIDER_REQUIRE_SERVERS", "")):
         pytest.fail(f"{what} is required (OUTRIDER_REQUIRE_SERVERS) and cannot be had: {error}")
     pytest.skip(f"{what} cannot be had here: {error}")
@@ -107,7 +108,7 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     try:
         server = Mosquitto(tmp_path / "mosquitto")
     except ServerError as error:
-        _unavailable("Mosquitto", error)
+        unavailable("Mosquitto", error)
     with server:
         yield server
 
@@ -118,7 +119,7 @@ def own_postgres(server_folder: Path) -> Iterator[Postgres]:
     try:
         server = Postgres(server_folder / f"own-{secrets.token_hex(4)}")
     except ServerError as error:
-        _unavailable("PostgreSQL", error)
+        unavailable("PostgreSQL", error)
     with server:
         yield server
     with contextlib.suppress(Exception):
@@ -153,7 +154,7 @@ def _template(what: str, given: str | None, make: Callable[[], Postgres]) -> Ite
         try:
             server = stack.enter_context(make())
         except ServerError as error:
-            _unavailable(what, error)
+            unavailable(what, error)
         yield prepare_database(server.url)
         with contextlib.suppress(Exception):
             server.stop()

@@ -66,7 +66,7 @@ CREATE TABLE runtime.partitioned (
     hypertable   boolean NOT NULL,
     starts_on    date NOT NULL
 );
-COMMENT ON TABLE runtime.partitioned IS 'Tables with one partition a day from starts_on; older rows share one partition.';
+COMMENT ON TABLE runtime.partitioned IS 'Tables with one partition a day from starts_on; older rows share one, which is emptied but never dropped.';
 
 CREATE FUNCTION runtime.create_partitioned(name_ text, columns_ text) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -76,7 +76,15 @@ DECLARE
 BEGIN
     IF timescale THEN
         EXECUTE format('CREATE TABLE %s (%s)', name_, columns_);
-        EXECUTE format('SELECT create_hypertable(%L, %L, chunk_time_interval => interval ''1 day'', create_default_indexes => false)', name_, 'ts');
+        -- A chunk of each old day would cost a table a day, and its locks, for whatever a device sends of the past. The
+        -- chunk of all days before starts_on is made by a row of 1970, while chunks are that long; then they get a day.
+        EXECUTE format('SELECT create_hypertable(%L, %L, chunk_time_interval => %s, create_default_indexes => false)',
+                       name_, 'ts', extract(epoch FROM starts::timestamp AT TIME ZONE 'UTC')::bigint * 1000000);
+        EXECUTE (SELECT format('INSERT INTO %s VALUES (%s)', name_, string_agg(
+                            CASE atttypid WHEN 'timestamptz'::regtype THEN '''epoch''' ELSE '''0''' END, ', ' ORDER BY attnum))
+                 FROM pg_attribute WHERE attrelid = name_::regclass AND attnum > 0);
+        EXECUTE format('DELETE FROM %s', name_);
+        EXECUTE format('SELECT set_chunk_time_interval(%L, interval ''1 day'')', name_);
     ELSE
         EXECUTE format('CREATE TABLE %s (%s) PARTITION BY RANGE (ts)', name_, columns_);
         EXECUTE format('CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (MINVALUE) TO (%L)',
