@@ -116,7 +116,7 @@ def _show(console: Console, platform: Platform, lines: SimLines, vehicles: int, 
         if console.is_terminal:
             with Live(console=console, auto_refresh=False) as live:
                 for _ in _looks(lines, platform, LOOK_S):
-                    live.update(screen(watch.look(), where, list(troubles)), refresh=True)
+                    live.update(screen(watch.look(), where, list(troubles), console.height), refresh=True)
         else:
             console.print(where)
             for _ in _looks(lines, platform, LINE_S):

@@ -26,9 +26,19 @@ def one_line(picture: Picture) -> str:
     )
 
 
-def screen(picture: Picture, where: str, troubles: list[str]) -> RenderableType:
-    """Everything at once, for a terminal."""
-    parts: list[RenderableType] = [Columns([_numbers(picture), _services(picture)], expand=False), _vehicles(picture)]
+NUMBERS_LINES = 11
+FRAME_LINES = 3
+LEAST_VEHICLES = 2
+
+
+def screen(picture: Picture, where: str, troubles: list[str], height: int) -> RenderableType:
+    """Everything at once, for a terminal of so many lines: the smaller it is, the fewer vehicles are shown."""
+    taken = NUMBERS_LINES + FRAME_LINES + where.count("\n") + 2 + (len(troubles) + 2 if troubles else 0)
+    rows = max(LEAST_VEHICLES, height - taken)
+    parts: list[RenderableType] = [
+        Columns([_numbers(picture), _services(picture)], expand=False),
+        _vehicles(picture, rows),
+    ]
     if troubles:
         parts.append(Panel("\n".join(escape(text) for text in troubles), title="warnings", title_align="left"))
     parts.append(where)
@@ -68,11 +78,11 @@ def _services(picture: Picture) -> Panel:
     return Panel(grid, title="services", title_align="left")
 
 
-def _vehicles(picture: Picture) -> Panel:
+def _vehicles(picture: Picture, rows: int) -> Panel:
     table = Table("device", "speed", "position", "last seen", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     now = datetime.now(UTC)
-    for vehicle in picture.vehicles:
+    for vehicle in picture.vehicles[:rows]:
         speed = "–" if vehicle.speed_kmh is None else f"{vehicle.speed_kmh:5.1f} km/h"
         bar = "▪" * int((vehicle.speed_kmh or 0) / 10)
         position = "–" if vehicle.lat is None or vehicle.lon is None else f"{vehicle.lat:9.5f} {vehicle.lon:10.5f}"

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import sys
 import time
@@ -176,6 +177,13 @@ def service(
         typer.echo(f"{process}: {'stopped' if action is ServiceAction.STOP else 'started'}")
 
 
+def own_command() -> str:
+    """How to call `outrider` here: by name where it is on PATH, else by the path of the virtual environment."""
+    script = Path(sys.executable).with_name("outrider")
+    found = shutil.which("outrider")
+    return "outrider" if found and Path(found).samefile(script) else _short(script)
+
+
 def summary(state: State) -> str:
     """What runs and where, and what to try next, as rich markup."""
     versions = " · ".join(f"{name} {version}" for name, version in state.versions.items())
@@ -196,8 +204,8 @@ def summary(state: State) -> str:
     commands = [
         f"{mosquitto_sub} {where} -t 'fleet/#' -v",
         f"{mosquitto_pub} {where} -q 1 -t fleet/v1/demo/hand-1/telemetry -m '{{\"temp_c\":21.5}}'",
-        f"outrider query{option} hand-1",
-        f"outrider doctor{option}",
+        f"{own_command()} query{option} hand-1",
+        f"{own_command()} doctor{option}",
     ]
     lines = [f"[bold green]Outrider runs[/] ({escape(versions)})"]
     lines += [f"  [dim]{escape(name):<18}[/]{escape(value)}" for name, value in rows]
