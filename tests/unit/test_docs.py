@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import pytest
 import typer
 
+from outrider.contract import limits
 from outrider.contract.batch import decode_samples
 from outrider_cli.main import app
 
@@ -31,7 +32,7 @@ EXAMPLE = "services/counter/"
 """The service that docs/howto/add-a-service.md builds; it is not in the repository."""
 VARIABLE = re.compile(r"\bOUTRIDER_[A-Z][A-Z_]+\b")
 METRIC = re.compile(r"\boutrider_[a-z_]+_(?:total|seconds|bytes|messages|held|connected)\b")
-COMMAND = re.compile(r"(?:^|\s|`)(?:\.venv/bin/)?outrider ((?:[a-z-]+(?: |$|`|\n))[^`\n#|>]*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:\.venv/bin/)?outrider ([a-z].*)")
 
 # In pieces, so that this file does not find itself.
 FORBIDDEN = {
@@ -132,6 +133,11 @@ def test_the_bus_batch_of_one_message_is_one() -> None:
     assert (len(batch.headers), len(batch.series), sum(batch.counts)) == (2, 4, 4)
 
 
+def test_the_brokers_configuration_agrees_with_the_limits() -> None:
+    for name in ("mosquitto/mosquitto.conf", "libs/outrider/src/outrider/servers/embedded.conf.in"):
+        assert f"\nmax_packet_size {limits.BROKER_PACKET_MAX_BYTES}\n" in (ROOT / name).read_text()
+
+
 def test_variables_in_the_text_are_read_by_the_code() -> None:
     known = set(VARIABLE.findall((DOCS / "reference/settings.md").read_text()))
     for path in tracked():
@@ -162,10 +168,20 @@ def test_commands_in_the_text_exist() -> None:
     wrong = [
         f"{name_of(page)}: outrider {line}: {problem}"
         for page in own_pages()
-        for line in COMMAND.findall(page.read_text())
+        for line in commands(page.read_text())
         if (problem := _problem(tree, line.split()))
     ]
     assert wrong == []
+
+
+def commands(text: str) -> Iterator[str]:
+    """What stands after `outrider` in code spans and at the start of lines of code."""
+    spans = CODE.findall(FENCE.sub("", text))
+    lines = [line.strip() for block in FENCE.finditer(text) for line in block[0].splitlines()]
+    lines += [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    for code in (*spans, *lines):
+        if match := COMMAND.match(code):
+            yield re.split(r" [#|]", match[1])[0]
 
 
 def _problem(command: Any, words: list[str]) -> str:

@@ -1,0 +1,219 @@
+"""Leases of slots on a real PostgreSQL: shared fairly, taken back at once, and taken away from a stopped process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from outrider.runtime.consumer import Consumer, ConsumerSettings
+from outrider.runtime.database import Database as Pool
+from outrider.runtime.slots import Lease, Slots
+from outrider.servers import Mosquitto
+from outrider.testing.fixtures import Database
+from outrider.testing.services import connected
+from outrider.testing.waiting import eventually
+
+GROUP = "writer-logs"
+TOPIC = "outrider/v1/logs/0"
+LOCK = 42
+
+
+class Replica:
+    """A replica that attends slots by waiting."""
+
+    def __init__(self, slots: Slots, leases: list[Lease]) -> None:
+        self.slots = slots
+        self.leases = leases
+
+    @property
+    def held(self) -> list[int]:
+        return self.slots.held
+
+
+@contextlib.asynccontextmanager
+async def replica(database: Database, name: str, count: int, holder: str = "") -> AsyncIterator[Replica]:
+    pool = Pool(database.service_urls[GROUP], holder or f"{GROUP}/{name}/1")
+    await pool.open()
+    leases: list[Lease] = []
+
+    async def attend(lease: Lease) -> None:
+        leases.append(lease)
+        await asyncio.Event().wait()
+
+    slots = Slots(pool, GROUP, count, name, 1.0, attend)
+    running = asyncio.create_task(slots.run())
+    try:
+        yield Replica(slots, leases)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await pool.close()
+
+
+def holders(database: Database) -> dict[int, str]:
+    return dict(database.rows("SELECT slot, replica FROM runtime.slot WHERE holder IS NOT NULL"))
+
+
+@pytest.mark.parametrize(("count", "shares"), [(4, [2, 2]), (5, [2, 3]), (1, [0, 1])])
+async def test_two_replicas_share_the_slots_and_one_takes_what_the_other_leaves(
+    database: Database, count: int, shares: list[int]
+) -> None:
+    async with replica(database, "one", count) as one:
+        await eventually(lambda: len(one.held) == count)
+        async with replica(database, "two", count) as two:
+            await eventually(lambda: sorted([len(one.held), len(two.held)]) == shares)
+            assert not set(one.held) & set(two.held)
+            await eventually(lambda: two.slots.problem is None)  # a standby without a slot is well
+        await eventually(lambda: len(one.held) == count)
+    assert holders(database) == {}
+    assert database.value("SELECT count(*) FROM runtime.replica") == 0
+
+
+async def test_every_lease_of_a_slot_is_a_new_epoch(database: Database) -> None:
+    for epoch in (1, 2, 3):
+        async with replica(database, "one", 2) as one:
+            await eventually(lambda one=one: len(one.leases) == 2)
+            assert {(lease.slot, lease.epoch) for lease in one.leases} == {(0, epoch), (1, epoch)}
+    assert one.leases[0].client_id == "svc:writer-logs:0"
+
+
+async def test_a_restarted_replica_of_the_same_name_takes_its_slots_at_once(database: Database) -> None:
+    database.rows("SELECT runtime.declare_slots(%s, 3)", GROUP)
+    database.rows(
+        "UPDATE runtime.slot SET holder = 'the killed process', replica = 'one', heartbeat_at = now() + interval '1 h'"
+    )
+    async with replica(database, "one", 3) as one:
+        started = time.monotonic()
+        await eventually(lambda: len(one.held) == 3)
+        assert time.monotonic() - started < 1.0
+
+
+async def test_more_slots_than_before_are_added_and_fewer_take_none_away(database: Database) -> None:
+    async with replica(database, "one", 4) as one:
+        await eventually(lambda: len(one.held) == 4)
+    async with replica(database, "one", 2) as one:
+        await eventually(lambda: len(one.held) == 4)
+    async with replica(database, "one", 6) as one:
+        await eventually(lambda: len(one.held) == 6)
+
+
+async def test_a_slot_whose_attendance_ends_is_leased_again(database: Database) -> None:
+    pool = Pool(database.service_urls[GROUP], "failing")
+    await pool.open()
+    epochs: list[int] = []
+
+    async def attend(lease: Lease) -> None:
+        epochs.append(lease.epoch)
+        raise RuntimeError("session taken over")
+
+    slots = Slots(pool, GROUP, 1, "one", 1.0, attend)
+    running = asyncio.create_task(slots.run())
+    await eventually(lambda: len(epochs) >= 3)
+    assert epochs == list(range(1, len(epochs) + 1))
+    running.cancel()
+    await asyncio.wait([running])
+    await pool.close()
+
+
+HOLDER = """
+import asyncio, sys
+from outrider.runtime import logs
+from outrider.runtime.consumer import Consumer, ConsumerSettings
+from outrider.runtime.database import Database
+
+async def main(mqtt_url, database_url):
+    logs.configure("stopped", "INFO", "json")
+    database = Database(database_url, "holder-that-stops")
+    await database.open()
+    async def handle(lease, deliveries):
+        async with database.transaction() as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock(42)")
+            print("in-transaction", flush=True)
+            await asyncio.sleep(15)  # in the middle of its COPY, as it were
+    settings = ConsumerSettings("writer-logs", 1, 10, 1 << 20, 0.0, 10)
+    await Consumer(settings, lambda slot: ["outrider/v1/logs/0"], handle, mqtt_url=mqtt_url, database=database,
+                   replica="stops", lease_timeout_s=6.0, in_hand_max_bytes=1 << 20).run()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@contextlib.contextmanager
+def process(arguments: list[str], output: Path) -> AsyncIterator[subprocess.Popen[bytes]]:  # type: ignore[misc]
+    with output.open("wb") as stdout:
+        child = subprocess.Popen([sys.executable, "-c", HOLDER, *arguments], stdout=stdout, stderr=stdout)
+        try:
+            yield child
+        finally:
+            child.kill()
+            child.wait()
+
+
+def says(output: Path, text: str) -> Callable[[], bool]:
+    return lambda: text in output.read_text()
+
+
+async def test_a_stopped_holder_is_replaced_within_ten_seconds(
+    mosquitto: Mosquitto, database: Database, tmp_path: Path
+) -> None:
+    """Fault 7: SIGSTOP in mid-transaction, then SIGCONT."""
+    output = tmp_path / "holder.log"
+    url = database.service_urls[GROUP]
+    handled: list[bytes] = []
+    pool = Pool(url, "successor")
+    await pool.open()
+
+    async def handle(lease: Lease, deliveries: object) -> None:
+        async with pool.transaction() as connection:
+            await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})".encode())
+        handled.extend(delivery.payload for delivery in deliveries)  # type: ignore[attr-defined]
+
+    backends = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'holder-that-stops'"
+    slot = "SELECT replica, epoch FROM runtime.slot"
+    with process([mosquitto.url, url], output) as stopped:
+        await eventually(says(output, "session_connected"))
+        async with connected(mosquitto.url, "publisher") as client:
+            await client.publish(TOPIC, "1")
+            await eventually(says(output, "in-transaction"))
+            consumer = Consumer(
+                ConsumerSettings(GROUP, 1, 10, 1 << 20, 0.0, 10),
+                lambda slot: [TOPIC],
+                handle,
+                mqtt_url=mosquitto.url,
+                database=pool,
+                replica="successor",
+                lease_timeout_s=6.0,
+                in_hand_max_bytes=1 << 20,
+            )
+            running = asyncio.create_task(consumer.run())
+            await eventually(lambda: database.value("SELECT count(*) FROM runtime.replica") == 2)
+            assert database.rows(slot) == [("stops", 1)]
+            assert database.value(backends) >= 1
+
+            stopped.send_signal(signal.SIGSTOP)
+            started = time.monotonic()
+            await eventually(lambda: handled == [b"1"], 15)
+            assert time.monotonic() - started < 10
+            assert database.value(backends) == 0
+            assert database.rows(slot) == [("successor", 2)]
+
+            stopped.send_signal(signal.SIGCONT)
+            # Whichever it sees first: the broker took its session away, or its heartbeat finds the lease gone.
+            await eventually(lambda: says(output, "slot_left")() or says(output, "slot_lost")(), 25)
+            await client.publish(TOPIC, "2")
+            await eventually(
+                lambda: handled == [b"1", b"2"]
+            )  # what the stale process finished, it could not acknowledge
+            assert output.read_text().count("session_connected") == 1
+            assert database.rows(slot) == [("successor", 2)]
+            running.cancel()
+            await asyncio.wait([running])
+    await pool.close()
