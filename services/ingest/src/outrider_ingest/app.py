@@ -10,13 +10,14 @@ import orjson
 from prometheus_client import Counter
 
 from outrider.contract import topics
+from outrider.contract.reasons import Reason
 from outrider.runtime.consumer import ConsumerSettings
 from outrider.runtime.errors import Transient
 from outrider.runtime.mqtt import Delivery
 from outrider.runtime.service import Chassis, Service
 from outrider.runtime.slots import Lease
 from outrider_ingest.bus import Bus, digest_acks
-from outrider_ingest.messages import read
+from outrider_ingest.messages import Message, digest_of, identify, read
 from outrider_ingest.settings import Settings
 from outrider_ingest.store import Anchors, Shards, keep_rejections, record_published
 
@@ -41,11 +42,20 @@ async def build(chassis: Chassis[Settings]) -> None:
             message.resolve(known)
         await keep_rejections(database, GROUP, messages)
         await bus.publish(lease, messages)
-        for topic, ack in digest_acks(messages).items():
-            await publisher.publish(topic.split(" ")[0], orjson.dumps(ack), qos=0)
+        await acknowledge_by_digest(messages)
         for message in messages:
             MESSAGES.labels(message.stream).inc()
             SAMPLES.inc(len(message.samples))
+
+    async def acknowledge_by_digest(messages: Sequence[Message]) -> None:
+        for topic, ack in digest_acks(messages):
+            await publisher.publish(topic, orjson.dumps(ack), qos=0)
+
+    async def on_rejected(delivery: Delivery, reason: Reason) -> None:
+        message = identify(delivery)
+        message.digest = digest_of(delivery.payload, reason)
+        if not message.rejections:
+            await acknowledge_by_digest([message])
 
     async def report_published() -> None:
         while True:
@@ -67,6 +77,7 @@ async def build(chassis: Chassis[Settings]) -> None:
         ),
         filters=lambda slot: [topics.share(GROUP, raw) for raw in topics.RAW_FILTERS],
         handle=handle,
+        on_rejected=on_rejected,
     )
     chassis.run_beside("report_published", report_published)
 

@@ -116,12 +116,11 @@ def _chunks(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield chunk
 
 
-def digest_acks(messages: Sequence[Message]) -> dict[str, dict[str, Any]]:
-    """Acks by payload digest for messages whose number could not be read (delivery rule 6): topic → document."""
-    acks: dict[str, dict[str, Any]] = {}
+def digest_acks(messages: Sequence[Message]) -> list[tuple[str, dict[str, Any]]]:
+    """Acks by payload digest for messages whose number could not be read (delivery rule 6): (topic, document) each."""
+    acks: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for message in messages:
         if message.digest is not None:
             topic = topics.ACK.name(tenant=message.tenant, device=message.device)
-            key = f"{topic} {message.stream}"
-            acks.setdefault(key, {"stream": message.stream, "digest": []})["digest"].append(message.digest)
-    return acks
+            acks.setdefault((topic, message.stream), []).append(message.digest)
+    return [(topic, {"stream": stream, "digest": digests}) for (topic, stream), digests in acks.items()]

@@ -30,6 +30,9 @@ class Message:
     device: str = "-"
     stream: Stream = "telemetry"
     received_ms: int = 0
+    levels: Sequence[str] = ()
+    """Topic levels behind the device."""
+    replayed: bool = False
     decoded: Decoded | None = None
     samples: Sequence[Sample] = ()
     records: Sequence[Record] = ()
@@ -103,7 +106,12 @@ class Message:
 
     def _refuse_unread(self, reason: Reason, detail: str) -> None:
         self._refuse(reason, detail)
-        self.digest = (hashlib.sha256(self.delivery.payload).hexdigest()[:16], reason)
+        self.digest = digest_of(self.delivery.payload, reason)
+
+
+def digest_of(payload: bytes, reason: Reason) -> tuple[str, str]:
+    """How a digest ack names a message: the first 16 hex of its payload's SHA-256, and why it was refused."""
+    return hashlib.sha256(payload).hexdigest()[:16], reason
 
 
 def read(delivery: Delivery) -> Message:
@@ -111,37 +119,43 @@ def read(delivery: Delivery) -> Message:
 
     The message is noted on the delivery, so that a retry neither decodes nor keeps its rejections again.
     """
-    message = delivery.note = Message(delivery, received_ms=delivery.received_ms)
-    levels = delivery.topic.split("/")
-    message.tenant, message.device = levels[2], levels[3]
-    for name in levels[2:4]:
-        if not topics.is_name(name):
-            message._refuse(Reason.BAD_NAME, f"{name[:70]!r} is no tenant or device name: [a-z0-9][a-z0-9-]{{0,62}}")
-            return message
-    try:
-        message.decoded = _decode(message, levels[4:])
-    except Refused as refused:
-        message._refuse_unread(refused.reason, refused.detail)
-        return message
-    properties = dict((delivery.properties or {}).get("user_property", ()))
-    if REPLAY in properties:
-        # Replays travel unnumbered: the number was acknowledged when the message was rejected.
-        message.decoded.seq = None
-        original = properties.get(RECEIVED_MS, "")
-        if original.isdecimal() and len(original) < 20:
-            message.received_ms = min(int(original), delivery.received_ms)
+    message = identify(delivery)
+    if not message.rejections:
+        try:
+            message.decoded = _decode(message.levels, delivery.payload)
+        except Refused as refused:
+            message._refuse_unread(refused.reason, refused.detail)
+    if message.replayed and message.decoded is not None:
+        message.decoded.seq = None  # replays travel unnumbered: the number was acknowledged with the rejection
+    delivery.note = message  # only now: what was half read when an error struck must be read again
     return message
 
 
-def _decode(message: Message, levels: Sequence[str]) -> Decoded:
-    payload = message.delivery.payload
+def identify(delivery: Delivery) -> Message:
+    """Whose message it is, of which stream and when it came, without a look into it."""
+    levels = delivery.topic.split("/")
+    message = Message(delivery, levels[2], levels[3], received_ms=delivery.received_ms, levels=levels[4:])
+    if levels[4:] in (["log"], ["event"]):
+        message.stream = "log" if levels[4] == "log" else "event"
+    properties = dict((delivery.properties or {}).get("user_property", ()))
+    if REPLAY in properties:
+        message.replayed = True
+        original = properties.get(RECEIVED_MS, "")
+        if original.isdecimal() and len(original) < 20:
+            message.received_ms = min(int(original), delivery.received_ms)
+    for name in (message.tenant, message.device):
+        if not topics.is_name(name):
+            message._refuse(Reason.BAD_NAME, f"{name[:70]!r} is no tenant or device name: [a-z0-9][a-z0-9-]{{0,62}}")
+            break
+    return message
+
+
+def _decode(levels: Sequence[str], payload: bytes) -> Decoded:
     if levels == ["telemetry"]:
         return decode_telemetry(payload)
     if levels == ["log"]:
-        message.stream = "log"
         return decode_log(payload)
     if levels == ["event"]:
-        message.stream = "event"
         return decode_event(payload)
     if len(levels) == 2:
         return decode_scalar(levels[1], payload)

@@ -6,12 +6,18 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
 
+import pytest
+
 from outrider.contract.batch import decode_samples
 from outrider.runtime.mqtt import Connection, Delivery
+from outrider.servers import Mosquitto
 from outrider.testing.consumer_contract import ConsumerContract
 from outrider.testing.fixtures import Database
-from outrider.testing.services import Client
+from outrider.testing.services import Client, connected, running
+from outrider.testing.waiting import eventually
+from outrider_ingest import messages
 from outrider_ingest.app import service
+from outrider_ingest.formats import Decoded
 
 
 class TestIngest(ConsumerContract):
@@ -62,3 +68,30 @@ class TestIngest(ConsumerContract):
             for header, value in zip(batch.headers, batch.value, strict=True)
         }
         return Counter(int(value) for _, value in numbers)  # type: ignore[arg-type]
+
+
+async def test_a_message_that_ingest_itself_fails_on_is_kept_and_acknowledged_by_digest(
+    mosquitto: Mosquitto, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug of ours must neither lose a message nor make its device resend it for ever."""
+    real = messages.decode_telemetry
+
+    def decode(payload: bytes) -> Decoded:
+        if b"trigger" in payload:
+            raise RuntimeError("a bug")
+        return real(payload)
+
+    monkeypatch.setattr(messages, "decode_telemetry", decode)
+    for group in ("writer-timeseries", "writer-logs"):
+        database.rows("SELECT runtime.declare_slots(%s, 4)", group)
+    async with (
+        connected(mosquitto.url, "watch", ["fleet/v1/demo/van-1/ack", "outrider/v1/samples/+"]) as client,
+        running(service, mosquitto.url, database.service_urls["ingest"]),
+    ):
+        await client.publish("fleet/v1/demo/van-1/telemetry", '{"boot":1,"seq":1,"trigger":1}')
+        await client.publish("fleet/v1/demo/van-1/telemetry", '{"n":2}')
+        await eventually(lambda: client.documents("fleet/v1/demo/van-1/ack"), 30)
+        await eventually(lambda: [d for d in client.received if d.topic.startswith("outrider/")])
+    (ack,) = client.documents("fleet/v1/demo/van-1/ack")
+    assert ack["digest"][0][1] == "unprocessable"
+    assert database.rows("SELECT reason FROM rejected.message") == [("unprocessable",)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib import resources
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from outrider.contract import limits
 from outrider.contract.batch import BatchNumber, Header, Record, RecordBatch, decode_samples, encode_samples
+from outrider.runtime import migrate
 from outrider.runtime.database import Database as Pool
 from outrider.testing.fixtures import Database
 from outrider_writer_timeseries.store import Ledger, Work
@@ -59,6 +62,16 @@ def test_migrations_make_hypertables_of_one_day_chunks(database: Database) -> No
     for name, _ in registered:
         assert [shared for _, shared in database.rows(CHUNKS, name)] == [True]
         assert database.value(f"SELECT count(*) FROM {name}") == 0
+
+
+async def test_migrations_roll_back(ledger: Ledger, database: Database) -> None:
+    await ledger.store(work(1, [database.value(NOW_MS)]))
+    with psycopg.connect(database.admin_url, autocommit=True) as connection:
+        for package in reversed([migrate.BASE, *migrate.packages().values()]):
+            folder = Path(str(resources.files(package))) / "migrations"
+            for step in sorted(folder.glob("*.rollback.sql"), reverse=True):
+                connection.execute(step.read_bytes())
+    assert database.value("SELECT count(*) FROM timescaledb_information.hypertables") == 0
 
 
 async def test_recent_days_get_their_chunks_and_all_older_ones_share_one(ledger: Ledger, database: Database) -> None:

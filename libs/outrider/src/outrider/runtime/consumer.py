@@ -32,6 +32,8 @@ STOP_GRACE_S = 6.0
 
 Handler = Callable[[Lease, Sequence[Delivery]], Awaitable[None]]
 Filters = Callable[[int], Sequence[str]]
+OnRejected = Callable[[Delivery, Reason], Awaitable[None]]
+"""Called once the runtime itself has kept a message: the place to tell its sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,12 @@ class Consumer:
         replica: str,
         lease_timeout_s: float,
         in_hand_max_bytes: int,
+        on_rejected: OnRejected | None = None,
     ) -> None:
         self.settings = settings
         self._filters = filters
         self._handle = handle
+        self._on_rejected = on_rejected
         self._mqtt_url = mqtt_url
         self._database = database
         self._session_max_bytes = in_hand_max_bytes // settings.slots
@@ -223,6 +227,9 @@ class Consumer:
                     await rejects.keep(connection, self.settings.group, [rejection])
                 log.error("message_rejected", extra={"topic": delivery.topic, "reason": reason, "detail": detail})
                 metrics.CONSUMED.labels(self.settings.group, "rejected").inc()
+                if self._on_rejected is not None:
+                    with contextlib.suppress(Transient):  # like any ack: a lost one costs a resend
+                        await self._on_rejected(delivery, reason)
                 session.ack(batch)
                 return
             except Transient as error:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import uvloop
 
 from outrider.runtime import logs, settings
-from outrider.runtime.consumer import Consumer, ConsumerSettings, Filters, Handler
+from outrider.runtime.consumer import Consumer, ConsumerSettings, Filters, Handler, OnRejected
 from outrider.runtime.database import Database
 from outrider.runtime.health import Health
 from outrider.runtime.session import Publisher
@@ -42,8 +42,13 @@ class Chassis(Generic[S]):
     consumers: list[Consumer] = field(default_factory=list)
     background: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = field(default_factory=list)
 
-    def consume(self, consumer: ConsumerSettings, filters: Filters, handle: Handler) -> None:
-        """Give batches of this group's slots to `handle`; `filters(slot)` are the subscriptions of a slot."""
+    def consume(
+        self, consumer: ConsumerSettings, filters: Filters, handle: Handler, on_rejected: OnRejected | None = None
+    ) -> None:
+        """Give batches of this group's slots to `handle`; `filters(slot)` are the subscriptions of a slot.
+
+        `on_rejected(delivery, reason)` hears of each message that the runtime kept because `handle` cannot take it.
+        """
         built = Consumer(
             consumer,
             filters,
@@ -53,6 +58,7 @@ class Chassis(Generic[S]):
             replica=self.settings.replica,
             lease_timeout_s=self.settings.lease_timeout_s,
             in_hand_max_bytes=self.settings.in_hand_max_bytes,
+            on_rejected=on_rejected,
         )
         self.consumers.append(built)
         self.health.checks[consumer.group] = built.problem

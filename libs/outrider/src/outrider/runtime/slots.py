@@ -143,7 +143,7 @@ class Slots:
                 }
                 taken = await (await connection.execute(TAKE, arguments)).fetchall()
             replaced = [old for _, _, old in taken if old and old != self._holder]
-            if False and replaced:
+            if replaced:
                 await connection.execute(END_SESSIONS, (replaced,))
             await connection.execute(FORGET_DEAD_REPLICAS, {"group": group, "timeout": timeout, "replaced": replaced})
         lost = [slot for slot in held if slot not in renewed]
