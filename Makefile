@@ -30,6 +30,7 @@ check: setup ## Lint, types, generated files
 	@$(PYTHON) -m ruff format --check .
 	@set -e; for part in $(PARTS); do echo "mypy $$part"; $(PYTHON) -m mypy $$part; done
 	@$(PYTHON) -m outrider.contract.generate --check
+	@$(PYTHON) scripts/generate_docs --check
 
 lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
 	@scripts/lock
