@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from outrider.runtime.mqtt import Connection
 from outrider.servers import ServerError, mosquitto, postgres
+from outrider.testing.fixtures import unavailable
 from outrider.testing.waiting import eventually
 from outrider_cli.platform import Platform
 from outrider_cli.state import is_locked
@@ -30,9 +30,7 @@ def servers() -> None:
         mosquitto.find()
         postgres.find()
     except ServerError as error:
-        if os.environ.get("OUTRIDER_REQUIRE_SERVERS"):
-            raise
-        pytest.skip(str(error))
+        unavailable("Mosquitto", error)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from outrider.servers import ServerError, base, mosquitto, postgres
+from outrider.testing.fixtures import unavailable
 from outrider_cli import supervision
 from outrider_cli.platform import Platform, PlatformError, is_ready
 from outrider_cli.state import NotRunning, State
@@ -41,9 +42,7 @@ def servers() -> None:
         mosquitto.find()
         postgres.find()
     except ServerError as error:
-        if os.environ.get("OUTRIDER_REQUIRE_SERVERS"):
-            raise
-        pytest.skip(str(error))
+        unavailable("Mosquitto", error)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from outrider.servers import Mosquitto, ServerError, base, mosquitto
+from outrider.testing.fixtures import unavailable
 
 pytestmark = pytest.mark.servers
 
@@ -21,9 +22,7 @@ def program() -> mosquitto.Program:
     try:
         return mosquitto.find()
     except ServerError as error:
-        if os.environ.get("OUTRIDER_REQUIRE_SERVERS"):
-            raise
-        pytest.skip(str(error))
+        unavailable("Mosquitto", error)
 
 
 @pytest.fixture

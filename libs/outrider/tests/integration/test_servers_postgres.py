@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from outrider.servers import Postgres, ServerError, base, postgres
+from outrider.testing.fixtures import unavailable
 
 pytestmark = pytest.mark.servers
 
@@ -18,9 +19,7 @@ def programs() -> postgres.Programs:
     try:
         return postgres.find()
     except ServerError as error:
-        if os.environ.get("OUTRIDER_REQUIRE_SERVERS"):
-            raise
-        pytest.skip(str(error))
+        unavailable("PostgreSQL", error)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 
 from outrider.servers import Mosquitto, ServerError, mosquitto, ports
+from outrider.testing.fixtures import unavailable
 
 pytestmark = pytest.mark.servers
 FOLDER = Path(__file__).parents[4] / "mosquitto"
@@ -40,9 +41,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
     try:
         program = mosquitto.find()
     except ServerError as error:
-        if os.environ.get("OUTRIDER_REQUIRE_SERVERS"):
-            raise
-        pytest.skip(str(error))
+        unavailable("Mosquitto", error)
     passwd = program.client("mosquitto_passwd")
     if not shutil.which("openssl") or passwd is None:
         pytest.skip("needs openssl and mosquitto_passwd")
