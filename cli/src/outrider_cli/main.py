@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from outrider_cli import demo, doctor, migrate, query, rejected, tail, up
+from outrider_cli import demo, doctor, migrate, query, rejected, slots, tail, up
 from outrider_cli.sim import command as sim_command
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ query.register(app)
 rejected.register(app)
 doctor.register(app)
 migrate.register(app)
+slots.register(app)
 
 
 if __name__ == "__main__":

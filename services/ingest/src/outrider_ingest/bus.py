@@ -95,6 +95,7 @@ class Bus:
         try:
             await self._publisher.publish(topic, payload)
         except NotStored as error:
+            self._shards.forget(WRITER[items[0][1].stream])  # its slots may have been retired just now
             raise Transient(
                 f"{error}: {WRITER[items[0][1].stream]} has not run on this broker yet; start it"
             ) from error

@@ -11,7 +11,10 @@ class Settings(ServiceSettings):
     """What ingest reads from the environment beside the settings of every service."""
 
     ingest_slots: int = Field(
-        4, ge=1, le=256, description="Slots the group has at least; raising it needs no downtime."
+        4,
+        ge=1,
+        le=256,
+        description="Slots of the group when it first starts; `outrider slots` changes their number later.",
     )
     ingest_batch_max_messages: int = Field(
         500, ge=1, description="Device messages handled together; more is faster under load and redone when one fails."

@@ -27,7 +27,7 @@ UPDATE telemetry.boot b SET drift_ms = k.drift_ms, drift_at = now()
 FROM (SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[])) AS k(tenant, device, boot, drift_ms)
 WHERE (b.tenant, b.device, b.boot) = (k.tenant, k.device, k.boot) AND b.drift_ms IS NULL
 """
-SLOTS = "SELECT count(*) FROM runtime.slot WHERE group_name = %s"
+SLOTS = "SELECT count(*) FROM runtime.slot WHERE group_name = %s AND NOT retiring"
 PUBLISHED = """
 INSERT INTO runtime.published AS p (producer_slot, epoch, topic, number)
 SELECT * FROM unnest(%s::int[], %s::bigint[], %s::text[], %s::bigint[]) ORDER BY 1, 3, 2
@@ -96,6 +96,10 @@ class Shards:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._counts: dict[str, tuple[int, float]] = {}
+
+    def forget(self, group: str) -> None:
+        """Ask the database again the next time."""
+        self._counts.pop(group, None)
 
     async def of(self, group: str) -> int:
         """Number of shards. Raises Transient while the group has never run."""

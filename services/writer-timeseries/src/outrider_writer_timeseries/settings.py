@@ -11,7 +11,10 @@ class Settings(ServiceSettings):
     """What writer-timeseries reads from the environment beside the settings of every service."""
 
     writer_slots: int = Field(
-        4, ge=1, le=256, description="Slots (= shards of the bus) the group has at least; raising it needs no downtime."
+        4,
+        ge=1,
+        le=256,
+        description="Slots (= shards of the bus) of the group when it first starts; `outrider slots` changes their number later.",
     )
     writer_batch_max_messages: int = Field(
         64, ge=1, description="Bus batches in one transaction; more is faster under load and redone when one fails."

@@ -112,13 +112,20 @@ class Consumer:
         stopping = asyncio.Event()
         connection = asyncio.create_task(session.run(), name=f"{lease.client_id}:session")
         work = asyncio.create_task(self._work(lease, session, stopping), name=f"{lease.client_id}:work")
+        retire = asyncio.create_task(self._retire(lease, session), name=f"{lease.client_id}:retire")
         try:
-            done, _ = await asyncio.wait({connection, work}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({connection, work, retire}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             stopping.set()
+            retire.cancel()
             await asyncio.shield(self._stop(lease, session, connection, work))
+
+    async def _retire(self, lease: Lease, session: Session) -> None:
+        await lease.retiring.wait()
+        await session.retire()
+        lease.retired.set()
 
     async def _stop(
         self, lease: Lease, session: Session, connection: asyncio.Task[None], work: asyncio.Task[None]
@@ -129,7 +136,7 @@ class Consumer:
         for task in (work, connection):
             task.cancel()
         await asyncio.wait([work, connection])
-        await session.close()
+        await session.close(end_session=lease.retired.is_set())
         self._sessions.pop(lease.slot, None)
         self._retrying.pop(lease.slot, None)
 

@@ -16,6 +16,9 @@ from outrider.runtime.mqtt import SESSION_NEVER_EXPIRES, Connection, Delivery
 
 log = logging.getLogger(__name__)
 
+RETIRE_QUIET_S = 1.0
+"""A retiring session with nothing in hand for so long is empty: the broker sends what it has at once."""
+
 
 class Session:
     """The broker's queue of one slot: fixed client id, clean_start 0, never expires; un-acked messages wait here in order.
@@ -125,10 +128,28 @@ class Session:
                 self._paused = False
                 connection.resume()
 
-    async def close(self) -> None:
-        """Disconnect and keep the session: what arrives meanwhile waits in the broker."""
+    async def retire(self) -> None:
+        """Unsubscribe, so that the broker queues nothing more, and wait until what it had queued is settled.
+
+        UNSUBSCRIBE, drain, DISCONNECT with expiry 0 is the way to give a session up without losing a message.
+        """
+        filters, self._filters = self._filters, []
+        while True:
+            with suppress(Transient):
+                if self._connection is not None:
+                    await self._connection.unsubscribe(filters)
+                    break
+            await asyncio.sleep(0.2)
+        quiet_since = time.monotonic()
+        while time.monotonic() - quiet_since < RETIRE_QUIET_S:
+            if self._in_hand or not self.connected:
+                quiet_since = time.monotonic()
+            await asyncio.sleep(0.1)
+
+    async def close(self, *, end_session: bool = False) -> None:
+        """Disconnect and keep the session: what arrives meanwhile waits in the broker. `end_session` gives it up."""
         if self._connection is not None:
-            await self._connection.close()
+            await self._connection.close(end_session=end_session)
         metrics.SESSION_CONNECTED.labels(self.client_id).set(0)
 
     def _forget(self) -> None:

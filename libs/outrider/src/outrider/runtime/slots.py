@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from outrider.runtime import metrics
@@ -30,7 +30,8 @@ WHERE group_name = %(group)s AND (heartbeat_at < now() - make_interval(secs => %
 """
 LIVE_REPLICAS = "SELECT count(*) FROM runtime.replica WHERE group_name = %s"
 RENEW = """
-UPDATE runtime.slot SET heartbeat_at = now() WHERE group_name = %s AND holder = %s AND slot = ANY (%s) RETURNING slot
+UPDATE runtime.slot SET heartbeat_at = now() WHERE group_name = %s AND holder = %s AND slot = ANY (%s)
+RETURNING slot, retiring
 """
 # The row lock decides between two candidates; a taker ends the old holder's database sessions before it starts, because
 # a stopped process in the middle of a COPY would otherwise keep its locks (seen in an experiment, delivery rule 12).
@@ -51,16 +52,23 @@ END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ANY (%s) AND pid <> pg_backend_pid()
 """
 RELEASE = "UPDATE runtime.slot SET holder = NULL, heartbeat_at = NULL WHERE group_name = %s AND holder = %s AND slot = ANY (%s)"
+RETIRED = "SELECT runtime.slot_retired(%s, %s, %s)"
 LEAVE = "DELETE FROM runtime.replica WHERE group_name = %s AND holder = %s"
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to attend one slot; `epoch` is new with every lease of the slot."""
+    """The right to attend one slot; `epoch` is new with every lease of the slot.
+
+    `retiring` is set when an operator retires the slot; the attendant then ends the session once it is empty and sets
+    `retired`.
+    """
 
     group: str
     slot: int
     epoch: int
+    retiring: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
+    retired: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
 
     @property
     def client_id(self) -> str:
@@ -88,6 +96,7 @@ class Slots:
         self._timeout_s = timeout_s
         self._attend = attend
         self._attending: dict[int, asyncio.Task[None]] = {}
+        self._leases: dict[int, Lease] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}  # finishing their batch; the lease is renewed meanwhile
         self.problem: str | None = "no slot yet"
 
@@ -125,9 +134,11 @@ class Slots:
         held = sorted([*self._attending, *self._leaving])
         async with self._database.transaction() as connection:
             await connection.execute(BEAT, (group, self._holder))
-            renewed = {
-                row[0] for row in await (await connection.execute(RENEW, (group, self._holder, held))).fetchall()
-            }
+            rows = await (await connection.execute(RENEW, (group, self._holder, held))).fetchall()
+            renewed = {slot for slot, _ in rows}
+            for slot, retiring in rows:
+                if retiring and slot in self._leases:
+                    self._leases[slot].retiring.set()
             replicas = await _one(connection, LIVE_REPLICAS, (group,))
             total = await _one(connection, COUNT, (group,))
             share = -(-total // max(1, replicas))
@@ -152,7 +163,7 @@ class Slots:
             self._leave(slot)
         for slot, epoch, old in taken:
             log.info("slot_taken", extra={"group": group, "slot": slot, "epoch": epoch, "previous_holder": old})
-            lease = Lease(group, slot, epoch)
+            lease = self._leases[slot] = Lease(group, slot, epoch)
             self._attending[slot] = asyncio.create_task(self._attending_task(lease), name=lease.client_id)
         for slot in self.held[share:]:
             self._leave(slot)
@@ -179,6 +190,12 @@ class Slots:
         return ended
 
     async def _release(self, slots: list[int]) -> None:
+        for slot in slots:
+            lease = self._leases.pop(slot, None)
+            if lease is not None and lease.retired.is_set():
+                async with self._database.transaction() as connection:
+                    await connection.execute(RETIRED, (self._group, slot, self._holder))
+                log.info("slot_retired", extra={"group": self._group, "slot": slot})
         if slots:
             async with self._database.transaction() as connection:
                 await connection.execute(RELEASE, (self._group, self._holder, slots))

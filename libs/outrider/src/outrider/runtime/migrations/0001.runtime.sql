@@ -12,6 +12,7 @@ CREATE TABLE runtime.slot (
     replica      text,
     heartbeat_at timestamptz,
     acquired_at  timestamptz,
+    retiring     boolean NOT NULL DEFAULT false,   -- to be emptied and removed by its holder
     PRIMARY KEY (group_name, slot)
 );
 COMMENT ON TABLE runtime.slot IS 'Fixed consumer slots; a replica attends a slot only while it holds its lease.';
@@ -55,9 +56,12 @@ WHERE (g.group_name = 'writer-logs') = (p.topic LIKE 'outrider/v1/logs/%')
 GROUP BY p.topic, g.group_name;
 COMMENT ON VIEW runtime.depth IS 'Bus batches published and not yet committed, per topic and consumer group.';
 
-CREATE FUNCTION runtime.declare_slots(group_ text, slots integer) RETURNS void
+-- A group gets its first slots from its setting; from then on only an operator changes their number (raise_).
+CREATE FUNCTION runtime.declare_slots(group_ text, slots integer, raise_ boolean DEFAULT false) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
-    INSERT INTO runtime.slot (group_name, slot) SELECT group_, n FROM generate_series(0, slots - 1) n ON CONFLICT DO NOTHING
+    INSERT INTO runtime.slot (group_name, slot) SELECT group_, n FROM generate_series(0, slots - 1) n
+    WHERE raise_ OR NOT EXISTS (SELECT FROM runtime.slot s WHERE s.group_name = group_)
+    ON CONFLICT DO NOTHING
 $$;
 
 -- ---------------------------------------------------------------- time partitions, native or TimescaleDB
@@ -114,6 +118,12 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION runtime.ensure_partitions IS 'Create the daily partitions these days need; a no-op on hypertables and for days before starts_on.';
+
+CREATE FUNCTION runtime.slot_retired(group_ text, slot_ integer, holder_ text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    DELETE FROM runtime.slot WHERE (group_name, slot, holder) = (group_, slot_, holder_) AND retiring
+$$;
+COMMENT ON FUNCTION runtime.slot_retired IS 'Removes a retiring slot once its holder has emptied and ended the session.';
 
 -- ---------------------------------------------------------------- sequence accounting (delivery rules 6 and 9)
 CREATE FUNCTION runtime.create_accounting(schema_ text) RETURNS void
