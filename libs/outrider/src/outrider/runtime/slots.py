@@ -40,7 +40,7 @@ WITH free AS (
     SELECT slot, holder AS old FROM runtime.slot
     WHERE group_name = %(group)s AND NOT slot = ANY (%(held)s)
       AND (holder IS NULL OR heartbeat_at < now() - make_interval(secs => %(timeout)s)
-           OR (replica = %(replica)s AND holder <> %(holder)s))
+           OR (%(starting)s AND replica = %(replica)s AND holder <> %(holder)s))
     ORDER BY slot LIMIT %(want)s FOR UPDATE SKIP LOCKED
 )
 UPDATE runtime.slot s
@@ -97,6 +97,9 @@ class Slots:
         self._attend = attend
         self._attending: dict[int, asyncio.Task[None]] = {}
         self._leases: dict[int, Lease] = {}
+        self._starting = (
+            True  # only then slots of this replica's name are its own of before a crash, taken back at once
+        )
         self._leaving: dict[int, asyncio.Task[None]] = {}  # finishing their batch; the lease is renewed meanwhile
         self.problem: str | None = "no slot yet"
 
@@ -150,6 +153,7 @@ class Slots:
                     "timeout": timeout,
                     "holder": self._holder,
                     "replica": self._replica,
+                    "starting": self._starting,
                     "want": share - len(renewed),
                 }
                 taken = await (await connection.execute(TAKE, arguments)).fetchall()
@@ -157,6 +161,7 @@ class Slots:
             if replaced:
                 await connection.execute(END_SESSIONS, (replaced,))
             await connection.execute(FORGET_DEAD_REPLICAS, {"group": group, "timeout": timeout, "replaced": replaced})
+        self._starting = False
         lost = [slot for slot in held if slot not in renewed]
         for slot in lost:
             log.warning("slot_lost", extra={"group": group, "slot": slot})

@@ -289,7 +289,10 @@ class Postgres(Server):
         if self.account is None or self.account.may_enter(programs.folder):
             return programs
         root = programs.folder.parent
-        digest = hashlib.sha256(f"{root}:{programs.version}".encode()).hexdigest()[:8]
+        package = root.parent
+        # A wheel's programs look for their libraries in a folder beside the package, by a path relative to themselves.
+        libraries = package.with_name(f"{package.name}.libs")
+        digest = hashlib.sha256(f"{root}:{programs.version}:with libraries".encode()).hexdigest()[:8]
         copy = SHARED_CACHE / f"postgresql-{programs.version}-{digest}"
         SHARED_CACHE.mkdir(parents=True, exist_ok=True, mode=0o755)
         with (SHARED_CACHE / "postgresql.lock").open("w") as lock:
@@ -297,10 +300,15 @@ class Postgres(Server):
             if not copy.exists():
                 with tempfile.TemporaryDirectory(prefix="copy-", dir=SHARED_CACHE) as work:
                     tree = Path(work) / "tree"
-                    shutil.copytree(root, tree, symlinks=True)
-                    tree.chmod(0o755)
+                    shutil.copytree(root, tree / package.name / root.name, symlinks=True)
+                    if libraries.is_dir():
+                        shutil.copytree(libraries, tree / libraries.name, symlinks=True)
+                    for folder in (tree, tree / package.name, tree / package.name / root.name):
+                        folder.chmod(0o755)
                     tree.rename(copy)
-        return Programs(copy / "bin", programs.version, f"{programs.source}, copied to {copy}")
+        return Programs(
+            copy / package.name / root.name / "bin", programs.version, f"{programs.source}, copied to {copy}"
+        )
 
     def _password_file(self) -> Path:
         return self.data_dir / "superuser_password"
