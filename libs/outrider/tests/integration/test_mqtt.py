@@ -166,7 +166,7 @@ async def test_receive_maximum_bounds_what_is_in_hand(mosquitto: Mosquitto, maxi
         delivery = unacked.pop(0)
         connection.ack([delivery.packet_id])
         count = len(seen)
-        await eventually(lambda count=count: len(seen) > count or len(seen) == 50, interval_s=0.001)
+        await eventually(lambda: len(seen) > count or len(seen) == 50, interval_s=0.001)  # noqa: B023
     assert most == maximum
     assert sorted(map(int, texts(seen))) == list(range(50))
     await connection.close()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,7 +80,7 @@ async def test_two_replicas_share_the_slots_and_one_takes_what_the_other_leaves(
 async def test_every_lease_of_a_slot_is_a_new_epoch(database: Database) -> None:
     for epoch in (1, 2, 3):
         async with replica(database, "one", 2) as one:
-            await eventually(lambda one=one: len(one.leases) == 2)
+            await eventually(lambda: len(one.leases) == 2)
             assert {(lease.slot, lease.epoch) for lease in one.leases} == {(0, epoch), (1, epoch)}
     assert one.leases[0].client_id == "svc:writer-logs:0"
 
@@ -96,16 +96,16 @@ async def test_a_restarted_replica_of_the_same_name_takes_its_slots_at_once(data
 
 async def test_two_processes_of_one_name_share_and_do_not_take_from_each_other_for_ever(database: Database) -> None:
     """The default name is the host's, so two replicas started by hand on one host have the same."""
-    async with replica(database, "host", 4) as one:
+    async with replica(database, "host", 4, "first") as one:
         await eventually(lambda: len(one.held) == 4)
-        async with replica(database, "host", 4) as two:
+        async with replica(database, "host", 4, "second") as two:
             await eventually(lambda: (len(one.held), len(two.held)) == (2, 2))
             epochs = "SELECT sum(epoch) FROM runtime.slot"
             settled = database.value(epochs)
             beat = "SELECT min(heartbeat_at) FROM runtime.slot"
             for _ in range(4):  # four more rounds of both
                 before = database.value(beat)
-                await eventually(lambda before=before: database.value(beat) > before)
+                await eventually(lambda: database.value(beat) > before)  # noqa: B023 - awaited within the round
             assert database.value(epochs) == settled
 
 
@@ -114,7 +114,7 @@ async def test_the_setting_gives_a_group_its_first_slots_and_then_only_an_operat
 ) -> None:
     for count in (4, 2, 6):
         async with replica(database, "one", count) as one:
-            await eventually(lambda one=one: len(one.held) == 4)
+            await eventually(lambda: len(one.held) == 4)
     async with replica(database, "one", 4) as one:
         await eventually(lambda: len(one.held) == 4)
         database.rows("SELECT runtime.declare_slots(%s, 6, true)", GROUP)
@@ -189,7 +189,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @contextlib.contextmanager
-def process(arguments: list[str], output: Path) -> AsyncIterator[subprocess.Popen[bytes]]:  # type: ignore[misc]
+def process(arguments: list[str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
     with output.open("wb") as stdout:
         child = subprocess.Popen([sys.executable, "-c", HOLDER, *arguments], stdout=stdout, stderr=stdout)
         try:

@@ -28,7 +28,10 @@ FORGET_DEAD_REPLICAS = """
 DELETE FROM runtime.replica
 WHERE group_name = %(group)s AND (heartbeat_at < now() - make_interval(secs => %(timeout)s) OR holder = ANY (%(replaced)s))
 """
-LIVE_REPLICAS = "SELECT count(*) FROM runtime.replica WHERE group_name = %s"
+# One that fell silent counts no longer at once: its share is what the others may take.
+LIVE_REPLICAS = """
+SELECT count(*) FROM runtime.replica WHERE group_name = %s AND heartbeat_at > now() - make_interval(secs => %s)
+"""
 RENEW = """
 UPDATE runtime.slot SET heartbeat_at = now() WHERE group_name = %s AND holder = %s AND slot = ANY (%s)
 RETURNING slot, retiring
@@ -142,7 +145,7 @@ class Slots:
             for slot, retiring in rows:
                 if retiring and slot in self._leases:
                     self._leases[slot].retiring.set()
-            replicas = await _one(connection, LIVE_REPLICAS, (group,))
+            replicas = await _one(connection, LIVE_REPLICAS, (group, timeout))
             total = await _one(connection, COUNT, (group,))
             share = -(-total // max(1, replicas))
             taken: list[tuple[int, int, str | None]] = []
