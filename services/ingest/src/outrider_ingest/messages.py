@@ -68,10 +68,11 @@ class Message:
             return
         self.resolved = True
         anchor_ms = anchors.get(self.boot_key) if self.boot_key else None
+        server_ms = self.delivery.received_ms
         if self.stream == "telemetry":
-            self.samples, refused = resolve_samples(self.decoded, self.received_ms, anchor_ms)
+            self.samples, refused = resolve_samples(self.decoded, self.received_ms, anchor_ms, server_ms)
         else:
-            self.records, refused = resolve_records(self.decoded, self.received_ms, anchor_ms)
+            self.records, refused = resolve_records(self.decoded, self.received_ms, anchor_ms, server_ms)
         for reason, detail in (*self.decoded.refused, *refused):
             self._refuse(reason, detail)
 

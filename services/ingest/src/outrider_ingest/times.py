@@ -22,18 +22,22 @@ KIND_OF: dict[type[Any], Kind] = {
 }
 
 
-def resolve_samples(decoded: Decoded, received_ms: int, anchor_ms: int | None) -> tuple[list[Sample], Refusals]:
+def resolve_samples(
+    decoded: Decoded, received_ms: int, anchor_ms: int | None, server_ms: int | None = None
+) -> tuple[list[Sample], Refusals]:
     """Samples with their final epoch ms, and what had no acceptable time (one refusal a reason, saying how many).
 
     `anchor_ms` is the committed wall time of uptime 0 of `decoded.boot`, None if there is none yet. A real time wins;
     else uptime + anchor; else, unnumbered only, receive time (less the age, where `now_ms` tells it). A real time
-    before 2000 or more than 5 minutes ahead gives way to uptime + anchor where the boot's anchor is known.
+    before 2000 or more than 5 minutes ahead gives way to uptime + anchor where the boot's anchor is known. `server_ms` is
+    the server's clock where that is not the receive time: a replay keeps its receive time and is judged by today's clock.
     """
     base = _uptime_base(decoded, received_ms, anchor_ms)
-    latest = min(received_ms + CLOCK_AHEAD_MAX_MS, TIME_MAX_MS)
+    server_ms = received_ms if server_ms is None else server_ms
+    latest = min(server_ms + CLOCK_AHEAD_MAX_MS, TIME_MAX_MS)
     fallback = None if decoded.seq is not None else received_ms
     samples: list[Sample] = []
-    problems = _Problems(received_ms)
+    problems = _Problems(server_ms)
     for metric, ts, up_ms, value in decoded.samples:
         if ts is None or not TIME_MIN_MS <= ts <= latest:
             ts = _choose(ts, up_ms, base, anchor_ms, fallback)
@@ -44,13 +48,16 @@ def resolve_samples(decoded: Decoded, received_ms: int, anchor_ms: int | None) -
     return samples, problems.refusals()
 
 
-def resolve_records(decoded: Decoded, received_ms: int, anchor_ms: int | None) -> tuple[list[Record], Refusals]:
+def resolve_records(
+    decoded: Decoded, received_ms: int, anchor_ms: int | None, server_ms: int | None = None
+) -> tuple[list[Record], Refusals]:
     """Log lines or events with their final epoch ms, and what had no acceptable time: the rules of resolve_samples."""
     base = _uptime_base(decoded, received_ms, anchor_ms)
-    latest = min(received_ms + CLOCK_AHEAD_MAX_MS, TIME_MAX_MS)
+    server_ms = received_ms if server_ms is None else server_ms
+    latest = min(server_ms + CLOCK_AHEAD_MAX_MS, TIME_MAX_MS)
     fallback = None if decoded.seq is not None else received_ms
     records: list[Record] = []
-    problems = _Problems(received_ms)
+    problems = _Problems(server_ms)
     for ts, up_ms, label, text, fields in decoded.records:
         if ts is None or not TIME_MIN_MS <= ts <= latest:
             ts = _choose(ts, up_ms, base, anchor_ms, fallback)
@@ -110,8 +117,8 @@ def _choose(
 class _Problems:
     """Collects refused times: per reason the first entry in words and how many there were."""
 
-    def __init__(self, received_ms: int) -> None:
-        self._received_ms = received_ms
+    def __init__(self, server_ms: int) -> None:
+        self._server_ms = server_ms
         self._first: dict[Reason, str] = {}
         self._count: dict[Reason, int] = {}
 
@@ -119,7 +126,7 @@ class _Problems:
         if ts is None:
             reason, detail = Reason.NO_TIME, "has neither ts nor an uptime whose boot's anchor is known"
         elif ts > latest:
-            ahead_s = (ts - self._received_ms) // 1000
+            ahead_s = (ts - self._server_ms) // 1000
             reason, detail = Reason.CLOCK_AHEAD, f"{_readable(ts)} is {ahead_s} s ahead of the server"
         else:
             reason, detail = Reason.CLOCK_INVALID, f"{_readable(ts)} lies before 2000-01-01"

@@ -192,6 +192,21 @@ async def test_replays_travel_unnumbered_with_their_first_receive_time(
         assert record.ts == then
 
 
+async def test_a_replay_is_judged_by_todays_clock(mosquitto: Mosquitto, database: Database) -> None:
+    """What was ahead of the clock when it came is in the past one day; its receive time stays the first one."""
+    came, meant = now_ms() - 3_600_000, now_ms() - 60_000
+    async with (
+        reading(mosquitto.url, database) as bus,
+        running(service, mosquitto.url, database.service_urls["ingest"]),
+        connected(mosquitto.url, "device") as client,
+    ):
+        await replay(client, {"ts": meant, "a": 1}, str(came))
+        await eventually(lambda: bus.messages("van-1"))
+    (message,) = bus.messages("van-1")
+    assert message.header.received_ms == came
+    assert rejected(database, "van-1") == []
+
+
 async def test_a_replay_whose_receive_time_cannot_be_true_has_its_own(mosquitto: Mosquitto, database: Database) -> None:
     url = database.service_urls["ingest"]
     before = now_ms()
