@@ -259,3 +259,25 @@ async def test_a_stopped_holder_is_replaced_within_ten_seconds(
             running.cancel()
             await asyncio.wait([running])
     await pool.close()
+
+
+async def test_slots_takes_what_its_own_lost_commit_reply_left_in_its_name(database: Database) -> None:
+    database.rows("SELECT runtime.declare_slots(%s, 2)", GROUP)
+    database.rows(
+        "UPDATE runtime.slot SET holder = %s, replica = 'a', epoch = 1, heartbeat_at = now() + interval '1 hour'",
+        f"{GROUP}/a/1",
+    )
+    async with replica(database, "a", 2) as a:
+        await eventually(lambda: a.held == [0, 1], 5)
+        assert {lease.epoch for lease in a.leases} == {2}
+
+
+async def test_slots_of_a_silent_replica_are_shared_as_soon_as_its_lease_ends(database: Database) -> None:
+    database.rows("SELECT runtime.declare_slots(%s, 4)", GROUP)
+    database.rows(
+        "INSERT INTO runtime.replica (group_name, holder, heartbeat_at) VALUES (%s, 'silent', now() - interval '2 s')",
+        GROUP,
+    )
+    async with replica(database, "a", 4) as a:
+        await eventually(lambda: a.leases, 5)
+        assert a.held == [0, 1, 2, 3]

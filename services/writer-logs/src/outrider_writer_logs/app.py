@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Sequence
 
 from prometheus_client import Counter
@@ -12,7 +10,7 @@ from outrider.contract import batch, limits, topics
 from outrider.contract.reasons import Reason
 from outrider.runtime.acks import Acknowledger
 from outrider.runtime.consumer import ConsumerSettings
-from outrider.runtime.errors import Rejected, Transient
+from outrider.runtime.errors import Rejected
 from outrider.runtime.mqtt import Delivery
 from outrider.runtime.service import Chassis, Service
 from outrider.runtime.slots import Lease
@@ -35,14 +33,6 @@ async def build(chassis: Chassis[Settings]) -> None:
         acknowledge(verdicts, acks, ledger)
         LINES.inc(lines)
 
-    async def ask_for_gaps() -> None:
-        while True:
-            await asyncio.sleep(limits.NEED_GAP_AGE_S / 4)
-            with contextlib.suppress(Transient):  # the next round asks
-                ledger, needs = await store.needs()
-                for key, ranges in needs if ledger else ():
-                    acks.need(key, ranges, str(ledger))
-
     chassis.consume(
         ConsumerSettings(
             group=GROUP,
@@ -58,7 +48,7 @@ async def build(chassis: Chassis[Settings]) -> None:
         handle=handle,
     )
     chassis.run_beside("acks", acks.run)
-    chassis.run_beside("ask_for_gaps", ask_for_gaps)
+    chassis.run_beside("ask_for_gaps", lambda: acks.ask_for_gaps(store.needs))
 
 
 def decode(deliveries: Sequence[Delivery]) -> list[tuple[str, batch.RecordBatch]]:

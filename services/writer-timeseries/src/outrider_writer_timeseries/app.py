@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from outrider.contract import batch, limits, topics
 from outrider.contract.reasons import Reason
 from outrider.runtime.acks import Acknowledger
 from outrider.runtime.consumer import ConsumerSettings
-from outrider.runtime.errors import Rejected, Transient
+from outrider.runtime.errors import Rejected
 from outrider.runtime.mqtt import Delivery
 from outrider.runtime.service import Chassis, Service
 from outrider.runtime.slots import Lease
@@ -45,14 +43,6 @@ async def build(chassis: Chassis[Settings]) -> None:
         if stored.newest_received_ms:
             LAG.set(time.time() - stored.newest_received_ms / 1000)
 
-    async def ask_for_gaps() -> None:
-        while True:
-            await asyncio.sleep(limits.NEED_GAP_AGE_S / 4)
-            with contextlib.suppress(Transient):  # the next round asks
-                ledger_id, needs = await ledger.needs()
-                for key, ranges in needs if ledger_id else ():
-                    acks.need(key, ranges, str(ledger_id))
-
     chassis.consume(
         ConsumerSettings(
             group=GROUP,
@@ -69,7 +59,7 @@ async def build(chassis: Chassis[Settings]) -> None:
         handle=handle,
     )
     chassis.run_beside("acks", acks.run)
-    chassis.run_beside("ask_for_gaps", ask_for_gaps)
+    chassis.run_beside("ask_for_gaps", lambda: acks.ask_for_gaps(ledger.needs))
 
 
 def decode(deliveries: Sequence[Delivery]) -> Work:

@@ -17,6 +17,9 @@ from outrider.runtime.errors import Transient
 
 log = logging.getLogger(__name__)
 
+Needs = Callable[[], Awaitable[tuple[str | None, list[tuple[Key, list[Range]]]]]]
+"""Gives the ledger's id and the gaps to ask for, each with its key."""
+
 
 class Acknowledger:
     """Collects what was committed and tells the devices. Call it only after the commit."""
@@ -63,6 +66,15 @@ class Acknowledger:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await asyncio.shield(self.flush())
+
+    async def ask_for_gaps(self, needs: Needs) -> None:
+        """Ask the devices, again and again until cancelled, for the gaps that it is time to ask for (delivery rule 9)."""
+        while True:
+            await asyncio.sleep(limits.NEED_GAP_AGE_S / 4)
+            with contextlib.suppress(Transient):  # the next round asks
+                ledger, gaps = await needs()
+                for key, ranges in gaps if ledger else ():
+                    self.need(key, ranges, str(ledger))
 
     async def flush(self) -> None:
         """Publish everything collected now."""

@@ -36,6 +36,7 @@ RENEW = """
 UPDATE runtime.slot SET heartbeat_at = now() WHERE group_name = %s AND holder = %s AND slot = ANY (%s)
 RETURNING slot, retiring
 """
+# Ours but not held is a slot that was taken in a commit whose reply was lost: nobody attends it.
 # The row lock decides between two candidates; a taker ends the old holder's database sessions before it starts, because
 # a stopped process in the middle of a COPY would otherwise keep its locks (seen in an experiment, delivery rule 12).
 TAKE = """
@@ -43,6 +44,7 @@ WITH free AS (
     SELECT slot, holder AS old FROM runtime.slot
     WHERE group_name = %(group)s AND NOT slot = ANY (%(held)s)
       AND (holder IS NULL OR heartbeat_at < now() - make_interval(secs => %(timeout)s)
+           OR holder = %(holder)s
            OR (%(starting)s AND replica = %(replica)s AND holder <> %(holder)s))
     ORDER BY slot LIMIT %(want)s FOR UPDATE SKIP LOCKED
 )
