@@ -15,17 +15,21 @@ from rich.table import Table
 from outrider_cli import terminal
 from outrider_cli.connect import DatabaseUrlOption, DataOption, MqttUrlOption, database_url, mqtt_url
 from outrider_cli.doctor_checks import Check, Level, check_broker, check_database, check_service
+from outrider_cli.doctor_probe import probe
 from outrider_cli.state import NotRunning, State
 
 COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 HELP = """Check versions, settings that lose data, database, rights, services, slots and queues.
 
-Exit code 0 when nothing failed (warnings are allowed), 1 otherwise. It changes nothing.
+Exit code 0 when nothing failed (warnings are allowed), 1 otherwise. It changes nothing; only --probe stores a sample,
+of the device `probe` of the tenant `doctor`.
 
 Examples:
 
   outrider doctor
+
+  outrider doctor --probe                    follow one message from a device to its row and back
 
   outrider doctor --json | jq '.checks[] | select(.level != "OK")'
 
@@ -38,11 +42,16 @@ def doctor(
     mqtt: MqttUrlOption = None,
     database: DatabaseUrlOption = None,
     data: DataOption = Path(".outrider"),
+    with_probe: Annotated[
+        bool, typer.Option("--probe", help="Also send a message as a device and say at which hop it stops.")
+    ] = False,
 ) -> None:
     """Check versions, settings that lose data, database, rights, services, slots and queues."""
     checks = asyncio.run(check_broker(mqtt_url(mqtt, data)))
     checks += check_database(database_url(database, data))
     checks += _services(data)
+    if with_probe:
+        checks += asyncio.run(probe(mqtt_url(mqtt, data), database_url(database, data)))
     failed = any(check.level is Level.FAIL for check in checks)
     if as_json:
         document = {"healthy": not failed, "checks": [check.__dict__ for check in checks]}

@@ -153,6 +153,20 @@ def test_doctor_is_green_and_fails_when_a_service_is_stopped(platform: Platform)
         platform.wait_ready()
 
 
+def test_doctor_follows_a_message_and_says_where_it_stopped(platform: Platform) -> None:
+    def hops() -> dict[str, str]:
+        checks = json.loads(outrider(platform, "doctor", "--probe", "--json").stdout)["checks"]
+        return {check["name"]: check["level"] for check in checks if check["name"].startswith("probe")}
+
+    assert hops() == {"probe broker": "OK", "probe row": "OK", "probe ack": "OK"}
+    outrider(platform, "service", "stop", "writer-timeseries")
+    try:
+        assert hops() == {"probe broker": "OK", "probe writer": "FAIL"}
+    finally:
+        outrider(platform, "service", "start", "writer-timeseries")
+        platform.wait_ready()
+
+
 def test_demo_ends_by_itself_and_on_ctrl_c(tmp_path: Path, server_folder: Path) -> None:
     folder = server_folder / "demo"
     command = [OUTRIDER, "demo", "--devices", "4", "--sensors", "4", "--data", str(folder)]
