@@ -22,6 +22,7 @@ class Followers:
     """Reads what is appended to log files, over their rotation, in one background thread."""
 
     def __init__(self, files: Mapping[str, Path], sink: LogSink) -> None:
+        self._sink = sink
         self._followers = [_Follower(name, path, sink) for name, path in files.items()]
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-follower", daemon=True)
@@ -29,6 +30,10 @@ class Followers:
     def start(self) -> None:
         """From now on; lines already in the files are left out."""
         self._thread.start()
+
+    def add(self, name: str, path: Path) -> None:
+        """Follows one more file."""
+        self._followers.append(_Follower(name, path, self._sink))
 
     def stop(self) -> None:
         """Returns when all that was written so far has been passed on."""

@@ -125,6 +125,35 @@ class Platform:
             if waiting:
                 self._ending.wait(0.1)
 
+    def scale(self, service: str, count: int) -> None:
+        """Runs `count` processes of a service from now on: the last ones stop gracefully, new ones are started.
+
+        Returns when those to stop have ended; `wait_ready()` waits for the new ones. PlatformError for a service that
+        is not installed.
+        """
+        package = migrate.packages().get(service)
+        if package is None:
+            raise PlatformError(f"There is no service {service}; there are: {', '.join(migrate.packages())}")
+        names = [name for name, process in self.state.services.items() if process.service == service]
+        for name in reversed(names[count:]):
+            # a new dictionary each time: the watcher may be iterating over the old one
+            self.state.services = {known: p for known, p in self.state.services.items() if known != name}
+            self._supervised.stop_program(name)
+        known = self._supervised.statuses()
+        for number in range(len(names), count):
+            name = next(
+                n for n in (f"{service}-{i}" for i in range(number + 1, count + len(names) + 2)) if n not in names
+            )
+            names.append(name)
+            process = ProcessState(service=service, log=self._log(name), http_port=ports.free_port())
+            if name not in known:
+                self._supervised.add_program(Program(name, [sys.executable, "-m", package], process.log, order=901))
+                if self._followers is not None:
+                    self._followers.add(name, process.log)
+            self._supervised.write_environment(name, self._environment_of(name, process))
+            self._supervised.start_program(name)
+            self.state.services = {**self.state.services, name: process}
+
     def wait(self) -> str:
         """Returns when the platform can no longer run, with the reason; a signal handler may raise out of it."""
         while not self.failure:

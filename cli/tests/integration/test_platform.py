@@ -94,6 +94,20 @@ def test_platform_starts_refuses_a_second_survives_kills_and_continues(folder: P
             assert connection.execute("SELECT one FROM public.kept").fetchall() == [(1,)]
 
 
+def test_scale_starts_and_stops_processes_while_it_runs(folder: Path) -> None:
+    with Platform(folder) as platform:
+        socket = platform.state.supervisor_socket
+        for count, names in ((3, {"ingest", "ingest-2", "ingest-3"}), (1, {"ingest"}), (2, {"ingest", "ingest-2"})):
+            platform.scale("ingest", count)
+            platform.wait_ready()
+            assert {name for name, p in platform.state.services.items() if p.service == "ingest"} == names
+            running = {name for name, status in supervision.all_statuses(socket).items() if status.pid}
+            assert {name for name in running if name.startswith("ingest")} == names
+        with pytest.raises(PlatformError, match="no service ingets"):
+            platform.scale("ingets", 2)
+    assert processes_of(folder) == []
+
+
 def test_up_down_and_a_kill_of_the_command_leave_nothing(folder: Path) -> None:
     command = outrider("up", "--data", str(folder))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:

@@ -281,3 +281,14 @@ async def test_slots_of_a_silent_replica_are_shared_as_soon_as_its_lease_ends(da
     async with replica(database, "a", 4) as a:
         await eventually(lambda: a.leases, 5)
         assert a.held == [0, 1, 2, 3]
+
+
+async def test_slots_of_the_process_before_are_all_taken_back_at_once(database: Database) -> None:
+    before, later = f"{GROUP}/a/0", "now() + interval '1 hour'"
+    database.rows("SELECT runtime.declare_slots(%s, 4)", GROUP)
+    database.rows(f"UPDATE runtime.slot SET holder = %s, replica = 'a', heartbeat_at = {later}", before)
+    database.rows(
+        f"INSERT INTO runtime.replica (group_name, holder, heartbeat_at) VALUES (%s, %s, {later})", GROUP, before
+    )
+    async with replica(database, "a", 4) as a:
+        await eventually(lambda: a.held == [0, 1, 2, 3], 5)

@@ -166,7 +166,8 @@ class Slots:
             if replaced:
                 await connection.execute(END_SESSIONS, (replaced,))
             await connection.execute(FORGET_DEAD_REPLICAS, {"group": group, "timeout": timeout, "replaced": replaced})
-        self._starting = False
+        # The one before counted as a replica in this round still: the next one takes the rest of its slots.
+        self._starting = self._starting and bool(replaced)
         lost = [slot for slot in held if slot not in renewed]
         for slot in lost:
             log.warning("slot_lost", extra={"group": group, "slot": slot})

@@ -1,0 +1,54 @@
+"""A short seeded run against the real thing: kills, a wiped broker, a frozen writer, bad input; nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from outrider.servers import ServerError
+from outrider.testing.fixtures import unavailable
+from tests.chaos import report
+from tests.chaos.actions import clone_cards, cut, flood, kill, lose_commit_replies, reboot, wipe_broker
+from tests.chaos.devices import Load
+from tests.chaos.run import Options, run
+from tests.chaos.timeline import Scenario, at
+
+SEED = 20_261
+KILLS = Scenario(
+    "kill-everything-once",
+    faults=[1, 2, 4, 11, 18],
+    steps=[
+        at(0.8, kill("ingest")),
+        at(1.6, kill("writer-timeseries")),
+        at(2.0, reboot(0.3)),
+        at(2.6, kill("postgres")),
+        at(4.5, kill("mosquitto")),
+        at(6.0, wipe_broker()),
+        at(7.5, cut(0.5)),
+    ],
+)
+INPUT = Scenario(
+    "bad-input-and-lost-replies",
+    faults=[9, 12, 19],
+    steps=[at(0.2, flood(1_001)), at(0.5, lose_commit_replies("writer-timeseries", 4)), at(2.5, clone_cards(2))],
+)
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+async def test_short_run_keeps_every_promise(server_folder: Path) -> None:
+    options = Options(server_folder / "chaos", SEED, devices=16, load=Load(4, 5))
+    try:
+        result = await run([KILLS, INPUT], options)
+    except ServerError as error:
+        unavailable("Mosquitto and PostgreSQL", error)
+    written = report.as_dict(result, "short", options.devices)
+    assert result.clean, written
+    assert written["acked"] == written["in_ledger"] > 1_000
+    assert written["kills"] == 4
+    assert written["conflicts"] > 10
+    assert written["max_unattended_s"] <= report.UNATTENDED_LIMIT_S, written
+    assert max(written["peak_rss_bytes"][name] for name in ("ingest", "writer-timeseries")) < report.MEMORY_LIMIT_BYTES
+    assert "## Scenarios" in report.page(written)
