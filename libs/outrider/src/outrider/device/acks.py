@@ -1,4 +1,4 @@
-"""Reads the payload of a device's ack topic (DELIVERY.md 5, 6) without trusting a byte of it."""
+"""Reads the payload of a device's ack topic (delivery rules 5 and 6) without trusting a byte of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device's side of the delivery contract (DELIVERY.md 1 to 9): what to send, what to send again, what to forget.
+"""The device's side of the delivery contract (delivery rules 1 to 9): what to send, what to send again, what to forget.
 
 Pure: no I/O and no clock of its own. The caller passes the monotonic time `now_s`, publishes what `due()` returns
 and hands every payload of the ack topic to `on_ack()`. A message is forgotten only on its application ack.
