@@ -202,6 +202,7 @@ async def test_a_device_without_a_clock_keeps_one_anchor_per_boot(mosquitto: Mos
         # Power is cut with messages un-acknowledged; they go out after the reboot, without now_ms.
         late = device.outbox.uptime_ms(time.monotonic())
         device.outbox.add("telemetry", {"up_ms": late, "n": 201, "up": late}, clockless=True)
+        await asyncio.sleep(0.3)  # no device boots faster; in the same millisecond 201 and 202 would rightly conflict
         device.outbox.rebooted(8, time.monotonic())
         async with device.running(drop_every_s=0.3):
             for number in range(202, 301):
