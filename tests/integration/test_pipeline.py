@@ -78,8 +78,7 @@ class Device:
 
     def cut(self, connection: Connection) -> None:
         """The network is gone, as after a pulled cable."""
-        if connection._link is not None:
-            connection._link._transport.abort()
+        connection.abort()
 
     def _on_ack(self, delivery: Delivery) -> None:
         delivery.connection.ack([delivery.packet_id])

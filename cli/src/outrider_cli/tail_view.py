@@ -128,7 +128,7 @@ def _bus(topic: str, payload: bytes) -> str:
         if topics.BUS_SAMPLES.parse(topic):
             samples = decode_samples(payload)
             devices = len({(header.tenant, header.device) for header in samples.headers})
-            number, what = samples.number, f"{len(samples.headers)} messages, {len(samples.ts)} samples"
+            number, what = samples.number, f"{len(samples.headers)} messages, {sum(map(len, samples.samples))} samples"
         else:
             records = decode_records(payload)
             devices = len({(header.tenant, header.device) for header in records.headers})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from outrider.contract.batch import (
     BatchNumber,
     Header,
     Record,
+    Samples,
+    Shape,
     decode_records,
     decode_samples,
     encode_records,
@@ -60,21 +63,30 @@ def typed(value: Any) -> str:
 
 @given(BATCH_NUMBERS, st.lists(st.tuples(headers("telemetry"), st.lists(SAMPLES, max_size=5)), max_size=5))
 def test_samples_come_back_as_they_went(number: BatchNumber, messages: list[Any]) -> None:
-    batch = decode_samples(encode_samples(number, messages))
+    batch = decode_samples(encode_samples(number, [(header, Samples.of(rows)) for header, rows in messages]))
     assert batch.number == number
     assert batch.headers == [header for header, _ in messages]
-    assert batch.counts == [len(samples) for _, samples in messages]
-    owners = [header for header, samples in messages for _ in samples]
-    sent = [sample for _, samples in messages for sample in samples]
-    came = [
-        (*batch.series[series], ts, typed(value))
-        for series, ts, value in zip(batch.series_index, batch.ts, batch.value, strict=True)
+    assert [len(samples) for samples in batch.samples] == [len(rows) for _, rows in messages]
+    came = [[(*head, typed(value)) for *head, value in samples.rows()] for samples in batch.samples]
+    assert came == [[(*head, typed(value)) for *head, value in rows] for _, rows in messages]
+
+
+def test_devices_of_one_kind_share_a_shape_and_runs_their_times() -> None:
+    header = Header("acme", "van-1", "telemetry", 7, 1, 5)
+    shape = Shape.of((("a", "number", 2), ("b", "number", 2)))
+    together = Samples(shape, [5, 9], [1.0, 2.0, 3.0, 4.0])
+    payload = encode_samples(BatchNumber(1, 2, 3), [(header, together), (replace(header, device="van-2"), together)])
+    document = json.loads(payload)
+    assert document["shapes"] == [[["a", "number", 2], ["b", "number", 2]]]
+    assert document["samples"]["dt"] == [[0, 4], [0, 4]]
+    first, second = decode_samples(payload).samples
+    assert first.shape is second.shape
+    assert list(first.rows()) == [
+        ("a", "number", 5, 1.0),
+        ("a", "number", 9, 2.0),
+        ("b", "number", 5, 3.0),
+        ("b", "number", 9, 4.0),
     ]
-    assert came == [
-        (owner.tenant, owner.device, metric, kind, ts, typed(value))
-        for owner, (metric, kind, ts, value) in zip(owners, sent, strict=True)
-    ]
-    assert len(set(batch.series)) == len(batch.series)
 
 
 @given(
@@ -100,7 +112,7 @@ def test_records_come_back_as_they_went(number: BatchNumber, messages: list[Any]
 EXAMPLE = json.loads(
     encode_samples(
         BatchNumber(1, 2, 3),
-        [(Header("acme", "van-1", "telemetry", 7, 1, 5, None, ["no_time"]), [("a", "number", 5, 1.5)])],
+        [(Header("acme", "van-1", "telemetry", 7, 1, 5, None, ["no_time"]), Samples.of([("a", "number", 5, 1.5)]))],
     )
 )
 EXAMPLE_RECORDS = json.loads(
@@ -150,7 +162,7 @@ def test_a_damaged_batch_is_a_value_error_or_a_batch(data: st.DataObject, junk: 
 
 def test_another_version_says_what_to_update() -> None:
     with pytest.raises(ValueError, match="update this service first"):
-        decode_samples(json.dumps({**EXAMPLE, "v": 2}).encode())
+        decode_samples(json.dumps({**EXAMPLE, "v": 1}).encode())
 
 
 def test_columns_must_agree() -> None:
@@ -159,6 +171,14 @@ def test_columns_must_agree() -> None:
     with pytest.raises(ValueError, match="columns of different lengths"):
         decode_samples(json.dumps(damaged).encode())
     damaged = json.loads(json.dumps(EXAMPLE))
-    damaged["samples"]["series"][0] = 1
-    with pytest.raises(ValueError, match="columns of different lengths"):
+    damaged["messages"]["shape"][0] = -1
+    with pytest.raises(ValueError, match="no such shape"):
+        decode_samples(json.dumps(damaged).encode())
+    damaged = json.loads(json.dumps(EXAMPLE))
+    damaged["samples"]["dt"][0] = [0, 1]
+    with pytest.raises(ValueError, match="do not cover"):
+        decode_samples(json.dumps(damaged).encode())
+    damaged = json.loads(json.dumps(EXAMPLE))
+    damaged["shapes"][0] = [["a", "number", 2], ["b", "number", -1]]
+    with pytest.raises(ValueError, match="a run of no samples"):
         decode_samples(json.dumps(damaged).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter as Counted
 from collections.abc import Sequence
 
 import orjson
@@ -43,9 +44,9 @@ async def build(chassis: Chassis[Settings]) -> None:
         await keep_rejections(database, GROUP, messages)
         await bus.publish(lease, messages)
         await acknowledge_by_digest(messages)
-        for message in messages:
-            MESSAGES.labels(message.stream).inc()
-            SAMPLES.inc(len(message.samples))
+        for stream, count in Counted(message.identity.stream for message in messages).items():
+            MESSAGES.labels(stream).inc(count)
+        SAMPLES.inc(sum([len(message.samples) for message in messages]))
 
     async def acknowledge_by_digest(messages: Sequence[Message]) -> None:
         for topic, ack in digest_acks(messages):

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from outrider.contract import limits, topics
-from outrider.contract.batch import BatchNumber, Header, encode_records, encode_samples
+from outrider.contract.batch import BatchNumber, Header, Stream, encode_records, encode_samples
 from outrider.runtime.errors import NotStored, Transient
 from outrider.runtime.session import Publisher
 from outrider.runtime.slots import Lease
 from outrider_ingest.messages import Message
 from outrider_ingest.store import Shards
 
-BYTES_PER_SAMPLE = 24
+BYTES_PER_SAMPLE = 16
 """What a sample takes in a batch, about; batches are cut by this estimate and not measured while they grow."""
 CUT_BYTES = 2 * limits.BUS_BATCH_MAX_BYTES
 """A batch that came out larger (long texts) is divided: the broker takes 4 MiB and writers count on this size."""
 
-TOPIC = {"telemetry": topics.BUS_SAMPLES, "log": topics.BUS_LOGS, "event": topics.BUS_EVENTS}
-WRITER = {"telemetry": "writer-timeseries", "log": "writer-logs", "event": "writer-timeseries"}
+TOPIC: dict[Stream, topics.Topic] = {
+    "telemetry": topics.BUS_SAMPLES,
+    "log": topics.BUS_LOGS,
+    "event": topics.BUS_EVENTS,
+}
+WRITER: dict[Stream, str] = {"telemetry": "writer-timeseries", "log": "writer-logs", "event": "writer-timeseries"}
 
 Item = tuple[Message, Header]
 
@@ -39,24 +42,27 @@ class Bus:
 
         Raises Transient when a batch was not taken; the messages of the others are done and are not sent again.
         """
-        groups: dict[str, list[Item]] = {}
+        groups: dict[tuple[Stream, int], list[Item]] = {}
+        shards: dict[Stream, int] = {}
         failure: Transient | None = None
-        for message in messages:
-            header = message.header()
-            if header is None:
-                message.delivery.done = True
-                continue
+        for stream in {message.identity.stream for message in messages}:
             try:
-                shards = await self._shards.of(WRITER[message.stream])
+                shards[stream] = await self._shards.of(WRITER[stream])
             except Transient as error:
                 failure = error
-                continue
-            shard = zlib.crc32(message.device.encode()) % shards
-            groups.setdefault(TOPIC[message.stream].name(shard=shard), []).append((message, header))
+        for message in messages:
+            header = message.header()
+            identity = message.identity
+            if header is None:
+                message.delivery.done = True
+            elif identity.stream in shards:
+                key = identity.stream, identity.hash % shards[identity.stream]
+                groups.setdefault(key, []).append((message, header))
         results = await asyncio.gather(
             *(
                 self._send(topic, payload, sent)
-                for topic, items in groups.items()
+                for (stream, shard), items in groups.items()
+                for topic in [TOPIC[stream].name(shard=shard)]
                 for chunk in _chunks(items)
                 for payload, sent in self._batches(lease, topic, chunk)
             ),
@@ -122,6 +128,6 @@ def digest_acks(messages: Sequence[Message]) -> list[tuple[str, dict[str, Any]]]
     acks: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for message in messages:
         if message.digest is not None:
-            topic = topics.ACK.name(tenant=message.tenant, device=message.device)
+            topic = topics.ACK.name(tenant=message.identity.tenant, device=message.identity.device)
             acks.setdefault((topic, message.stream), []).append(message.digest)
     return [(topic, {"stream": stream, "digest": digests}) for (topic, stream), digests in acks.items()]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from outrider.contract import topics
-from outrider.contract.batch import Header, Record, Sample, Stream
+from outrider.contract.batch import NO_SAMPLES, Header, Record, Samples, Stream
 from outrider.contract.reasons import Reason, Refused
 from outrider.runtime.mqtt import Delivery
 from outrider.runtime.rejects import Rejection, from_topic
-from outrider_ingest.formats import Decoded, decode_event, decode_log, decode_scalar, decode_telemetry
+from outrider_ingest.formats import Decoded, decode_event, decode_log, decode_scalar, decode_telemetry, plain
 from outrider_ingest.times import anchor_candidate, drift_ms, resolve_records, resolve_samples
 
 REPLAY = "outrider-replay"
@@ -21,30 +22,51 @@ RECEIVED_MS = "outrider-received-ms"
 BootKey = tuple[str, str, int]
 """(tenant, device, boot)"""
 
+_TELEMETRY = ("telemetry",)
+_KNOWN_TOPIC_MAX_CHARS = 256
+"""Longer ones are no device's; remembering them would let a few topics of 64 KiB fill the memory."""
 
-@dataclass(slots=True)
+
+class Identity(NamedTuple):
+    """What a topic tells, remembered for each."""
+
+    tenant: str
+    device: str
+    stream: Stream
+    levels: tuple[str, ...]
+    """Topic levels behind the device."""
+    hash: int
+    """Decides the shard: the same for all messages of a device."""
+    problem: str | None
+    """Why tenant or device is no name."""
+
+
 class Message:
     """A delivery with everything ingest finds out about it, filled in step by step."""
 
-    delivery: Delivery
-    tenant: str = "-"
-    device: str = "-"
-    stream: Stream = "telemetry"
-    received_ms: int = 0
-    levels: Sequence[str] = ()
-    """Topic levels behind the device."""
-    replayed: bool = False
+    # Defaults stand on the class: most messages change few of them, and making one is in the way of every message.
+    replayed = False
     decoded: Decoded | None = None
-    samples: Sequence[Sample] = ()
+    samples: Samples = NO_SAMPLES
     records: Sequence[Record] = ()
-    rejections: list[Rejection] = field(default_factory=list)
-    resolved: bool = False
-    kept: bool = False
+    resolved = False
+    kept = False
     """The rejections are stored."""
     boot_key: BootKey | None = None
     """Whose anchor the message needs or offers; None where every time in it is real or receive time."""
     digest: tuple[str, str] | None = None
     """(first 16 hex of the payload's SHA-256, reason) where the message's number could not be read."""
+
+    def __init__(self, delivery: Delivery, identity: Identity) -> None:
+        self.delivery = delivery
+        self.identity = identity
+        self.received_ms = delivery.received_ms
+        self.rejections: list[Rejection] = []
+
+    @property
+    def stream(self) -> Stream:
+        """Of which stream it is."""
+        return self.identity.stream
 
     def anchor_candidate(self) -> int | None:
         """Wall time of uptime 0 by this message, for the first one of its boot."""
@@ -62,7 +84,8 @@ class Message:
         anchor_ms = anchors.get(self.boot_key) if self.boot_key else None
         server_ms = self.delivery.received_ms
         if self.stream == "telemetry":
-            self.samples, refused = resolve_samples(self.decoded, self.received_ms, anchor_ms, server_ms)
+            rows, refused = resolve_samples(self.decoded, self.received_ms, anchor_ms, server_ms)
+            self.samples = Samples.of(rows)
         else:
             self.records, refused = resolve_records(self.decoded, self.received_ms, anchor_ms, server_ms)
         for reason, detail in (*self.decoded.refused, *refused):
@@ -73,10 +96,11 @@ class Message:
         decoded = self.decoded
         if decoded is None or not (self.samples or self.records or decoded.gone or decoded.seq is not None):
             return None
+        identity = self.identity
         return Header(
-            self.tenant,
-            self.device,
-            self.stream,
+            identity.tenant,
+            identity.device,
+            identity.stream,
             decoded.boot if decoded.seq is not None or decoded.gone else None,
             decoded.seq,
             self.received_ms,
@@ -113,13 +137,21 @@ def read(delivery: Delivery) -> Message:
     The message is noted on the delivery, so that a retry neither decodes nor keeps its rejections again.
     """
     message = identify(delivery)
+    identity = message.identity
+    if identity.levels == _TELEMETRY and identity.problem is None and not message.replayed:
+        found = plain.read(delivery.payload, delivery.received_ms)
+        if found is not None:
+            message.decoded, message.samples = found
+            message.resolved = True
+            delivery.note = message
+            return message
     if not message.rejections:
         try:
-            message.decoded = _decode(message.levels, delivery.payload)
+            message.decoded = _decode(identity.levels, delivery.payload)
         except Refused as refused:
             message._refuse_unread(refused.reason, refused.detail)
     if message.decoded is not None:
-        message.boot_key = _boot_key(message.tenant, message.device, message.decoded)
+        message.boot_key = _boot_key(identity.tenant, identity.device, message.decoded)
     if message.replayed and message.decoded is not None:
         message.decoded.seq = None  # replays travel unnumbered: the number was acknowledged with the rejection
     delivery.note = message  # only now: what was half read when an error struck must be read again
@@ -128,25 +160,30 @@ def read(delivery: Delivery) -> Message:
 
 def identify(delivery: Delivery) -> Message:
     """Whose message it is, of which stream and when it came, without a look into it."""
-    levels = delivery.topic.split("/")
-    message = Message(delivery, levels[2], levels[3], received_ms=delivery.received_ms, levels=levels[4:])
-    if levels[4:] in (["log"], ["event"]):
-        message.stream = "log" if levels[4] == "log" else "event"
-    properties = dict((delivery.properties or {}).get("user_property", ()))
-    if REPLAY in properties:
-        message.replayed = True
-        original = properties.get(RECEIVED_MS, "")
-        if original.isdecimal() and len(original) < 20:
-            message.received_ms = min(int(original), delivery.received_ms)
-    bad = _bad_name(message.tenant, message.device)
-    if bad is not None:
-        message._refuse(Reason.BAD_NAME, f"{bad[:70]!r} is no tenant or device name: [a-z0-9][a-z0-9-]{{0,62}}")
+    topic = delivery.topic
+    message = Message(delivery, _known_identity(topic) if len(topic) <= _KNOWN_TOPIC_MAX_CHARS else _identity(topic))
+    if delivery.properties:
+        properties = dict(delivery.properties.get("user_property", ()))
+        if REPLAY in properties:
+            message.replayed = True
+            original = properties.get(RECEIVED_MS, "")
+            if original.isdecimal() and len(original) < 20:
+                message.received_ms = min(int(original), delivery.received_ms)
+    if message.identity.problem is not None:
+        message._refuse(Reason.BAD_NAME, message.identity.problem)
     return message
 
 
-@lru_cache(maxsize=65_536)  # a tenth of ingest's time went into checking the same names letter by letter
-def _bad_name(tenant: str, device: str) -> str | None:
-    return next((name for name in (tenant, device) if not topics.is_name(name)), None)
+def _identity(topic: str) -> Identity:
+    _, _, tenant, device, *levels = topic.split("/")
+    stream: Stream = "log" if levels == ["log"] else "event" if levels == ["event"] else "telemetry"
+    bad = next((name for name in (tenant, device) if not topics.is_name(name)), None)
+    problem = f"{bad[:70]!r} is no tenant or device name: [a-z0-9][a-z0-9-]{{0,62}}" if bad is not None else None
+    return Identity(tenant, device, stream, tuple(levels), zlib.crc32(device.encode()), problem)
+
+
+# A tenth of ingest's time went into checking the same names letter by letter.
+_known_identity = lru_cache(maxsize=65_536)(_identity)
 
 
 def _boot_key(tenant: str, device: str, decoded: Decoded) -> BootKey | None:
@@ -162,11 +199,11 @@ def _boot_key(tenant: str, device: str, decoded: Decoded) -> BootKey | None:
 
 
 def _decode(levels: Sequence[str], payload: bytes) -> Decoded:
-    if levels == ["telemetry"]:
+    if levels == _TELEMETRY:
         return decode_telemetry(payload)
-    if levels == ["log"]:
+    if levels == ("log",):
         return decode_log(payload)
-    if levels == ["event"]:
+    if levels == ("event",):
         return decode_event(payload)
     if len(levels) == 2:
         return decode_scalar(levels[1], payload)

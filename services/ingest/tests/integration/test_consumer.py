@@ -62,10 +62,10 @@ class TestIngest(ConsumerContract):
     def stored(self, database: Database) -> Counter[int]:
         # A batch may come twice; the writer's accounting makes one of it, by (boot, seq).
         numbers = {
-            (header.boot, value)
+            (header.boot, samples.value[0])
             for delivery in self.taken
             for batch in [decode_samples(delivery.payload)]
-            for header, value in zip(batch.headers, batch.value, strict=True)
+            for header, samples in zip(batch.headers, batch.samples, strict=True)
         }
         return Counter(int(value) for _, value in numbers)  # type: ignore[arg-type]
 

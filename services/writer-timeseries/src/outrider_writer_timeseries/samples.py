@@ -55,7 +55,7 @@ class Column:
 
     table: str
     message: NDArray[np.int64]
-    series: NDArray[np.int64]
+    series: NDArray[np.int32]
     ts: NDArray[np.int64]
     value: NDArray[Any]
     fresh: NDArray[np.bool_]

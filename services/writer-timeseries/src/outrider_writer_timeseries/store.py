@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg import errors as pg
 
 from outrider.contract import limits, topics
-from outrider.contract.batch import BatchNumber, Header, Kind, Record, RecordBatch, SampleBatch
+from outrider.contract.batch import BatchNumber, Header, Record, RecordBatch, SampleBatch, Shape
 from outrider.contract.reasons import EXPLANATION, Reason
 from outrider.runtime import rejects
 from outrider.runtime.accounting import Accounting, Key, ledger_id
@@ -27,6 +30,7 @@ from outrider_writer_timeseries.series import REFUSED, SeriesMap
 
 PARTITIONS = "SELECT runtime.ensure_partitions(%s, %s)"
 DAY_MS = 86_400_000
+_TABLES = tuple(samples.TYPES)
 
 
 @dataclass(slots=True)
@@ -54,14 +58,41 @@ class Stored:
 
 @dataclass(slots=True)
 class _Samples:
-    """The samples of a transaction as columns, with the names needed to word a refusal."""
+    """The samples of a transaction as columns, with what is needed to word a refusal.
+
+    `message[i]`, `ts[i]` (epoch ms) and `value[i]` belong to sample i; sample `start[m]` is the first of message m.
+    """
 
     headers: list[Header]
-    keys: list[tuple[str, str, str, Kind]]
-    key: np.ndarray[Any, np.dtype[np.int64]]
-    message: np.ndarray[Any, np.dtype[np.int64]]
-    ts: np.ndarray[Any, np.dtype[np.int64]]
+    shapes: list[Shape]
+    start: NDArray[np.int64]
+    message: NDArray[np.int64]
+    ts: NDArray[np.int64]
     value: list[Any]
+
+    def metric(self, i: int) -> str:
+        """Of what metric sample i is."""
+        message = int(self.message[i])
+        at = i - int(self.start[message])
+        ends = accumulate(count for *_, count in self.shapes[message].runs)
+        return next(run[0] for run, end in zip(self.shapes[message].runs, ends, strict=True) if at < end)
+
+
+class _Layout(NamedTuple):
+    """A shape as numpy needs it: samples of each run, and the place of each run's table in `_TABLES`.
+
+    None where it is the same for all: one sample a run, and the table of numbers.
+    """
+
+    counts: NDArray[np.int64] | None
+    tables: NDArray[np.int8] | None
+
+
+@lru_cache(maxsize=10_000)
+def _layout(shape: Shape) -> _Layout:
+    counts = np.array([count for *_, count in shape.runs], dtype=np.int64)
+    tables = np.array([_TABLES.index(samples.table_of(kind)) for _, kind, _ in shape.runs], dtype=np.int8)
+    return _Layout(counts if (counts != 1).any() else None, tables if tables.any() else None)
 
 
 class Ledger:
@@ -82,7 +113,7 @@ class Ledger:
         Raises Transient when nothing was stored (or when the commit's reply was lost: storing again changes nothing).
         """
         gathered = _gather([batch for _, batch in work.samples])
-        ids = await self._series.ids(gathered.keys)
+        ids = await self._series.of(list(zip(gathered.headers, gathered.shapes, strict=True)))
         event_headers = [header for _, batch in work.events for header in batch.headers]
         records = [r for _, batch in work.events for r in batch.records]
         await self._prepare(gathered, records)
@@ -126,8 +157,8 @@ class Ledger:
 
     async def _prepare(self, gathered: _Samples, records: Sequence[Sequence[Record]]) -> None:
         # Creating a partition locks the table, so it is done before, and committed.
-        days = set(np.unique(gathered.ts[_plausible(gathered.ts)] // DAY_MS).tolist())
-        tables = {samples.table_of(kind) for *_, kind in gathered.keys}
+        days = _days(gathered.ts)
+        tables = {samples.table_of(kind) for shape in set(gathered.shapes) for _, kind, _ in shape.runs}
         for table in sorted(tables):
             missing = days - self._days[table]
             if missing:
@@ -141,29 +172,29 @@ class Ledger:
         self,
         connection: psycopg.AsyncConnection,
         gathered: _Samples,
-        ids: dict[tuple[str, str, str, str], int],
+        ids: list[NDArray[np.int32]],
         verdicts: Verdicts,
     ) -> int:
         if not len(gathered.ts):
             return 0
-        series_of_key = np.array([ids[key] for key in gathered.keys], dtype=np.int64)
-        table_of_key = np.array([samples.table_of(kind) for *_, kind in gathered.keys])
-        series = series_of_key[gathered.key]
+        series, table_of = _spread(gathered.shapes, ids)
         refusals = _Refusals(gathered, verdicts)
         usable = np.ones(len(series), dtype=bool)
-        full = np.isin(gathered.message, list(verdicts.full))
         for mask, reason in (
-            (full, Reason.TOO_MANY_GAPS),
+            (_of_messages(gathered, verdicts.full), Reason.TOO_MANY_GAPS),
             (series == REFUSED, Reason.TOO_MANY_METRICS),
             (~_plausible(gathered.ts), Reason.CLOCK_INVALID),
         ):
             for i in np.flatnonzero(mask & usable).tolist():
                 refusals.add(i, reason, EXPLANATION[reason])
             usable &= ~mask
-        fresh = ~np.isin(gathered.message, list(verdicts.stale))
+        fresh = ~_of_messages(gathered, verdicts.stale)
         stored = 0
-        for table in samples.TYPES:
-            rows = np.flatnonzero(usable & (table_of_key == table)[gathered.key])
+        for number, table in enumerate(_TABLES):
+            if table_of is None:
+                rows = np.flatnonzero(usable) if number == 0 else np.zeros(0, dtype=np.int64)
+            else:
+                rows = np.flatnonzero(usable & (table_of == number))
             if not len(rows):
                 continue
             chosen = gathered.value if len(rows) == len(gathered.value) else [gathered.value[i] for i in rows.tolist()]
@@ -171,9 +202,10 @@ class Ledger:
             column = Column(table, gathered.message[rows], series[rows], gathered.ts[rows], value, fresh[rows])
             if table == "sample":
                 finite = np.isfinite(value)
-                for i in rows[~finite].tolist():
-                    refusals.add(i, Reason.BAD_VALUE, "not a finite number")
-                column, rows = column.where(finite), rows[finite]
+                if not finite.all():
+                    for i in rows[~finite].tolist():
+                        refusals.add(i, Reason.BAD_VALUE, "not a finite number")
+                    column, rows = column.where(finite), rows[finite]
 
             def on_conflict(i: int, value: Any, rows: Any = rows) -> None:
                 refusals.add(int(rows[i]), Reason.CONFLICT, _conflict(value))
@@ -197,7 +229,7 @@ class _Refusals:
 
     def add(self, i: int, reason: Reason, why: str) -> None:
         """Sample i is refused."""
-        *_, metric, _ = self._gathered.keys[self._gathered.key[i]]
+        metric = self._gathered.metric(i)
         ts, value = int(self._gathered.ts[i]), self._gathered.value[i]
         parts, _ = self._found.setdefault((int(self._gathered.message[i]), reason), ([], f"{metric} at {ts}: {why}"))
         parts.append({"ts": ts, metric: value})
@@ -226,38 +258,72 @@ class _Refusals:
 
 def _gather(batches: Sequence[SampleBatch]) -> _Samples:
     headers: list[Header] = []
-    keys: dict[tuple[str, str, str, Kind], int] = {}
-    key_parts, message_parts, ts_parts = [], [], []
-    values: list[Any] = []
+    shapes: list[Shape] = []
+    ts: list[int] = []
+    value: list[Any] = []
     for batch in batches:
-        local = np.array([keys.setdefault(key, len(keys)) for key in batch.series], dtype=np.int64)
-        if batch.series_index:
-            key_parts.append(local[np.array(batch.series_index, dtype=np.int64)])
-        message_parts.append(np.repeat(np.arange(len(headers), len(headers) + len(batch.headers)), batch.counts))
-        ts_parts.append(_times(batch.ts))
-        values += batch.value
         headers += batch.headers
-    return _Samples(headers, list(keys), _join(key_parts), _join(message_parts), _join(ts_parts), values)
+        for message in batch.samples:
+            shapes.append(message.shape)
+            value += message.value
+            if message.ts:
+                ts += message.ts * (message.shape.size // len(message.ts))
+    sizes = np.array([shape.size for shape in shapes], dtype=np.int64)
+    start = np.cumsum(sizes) - sizes
+    return _Samples(headers, shapes, start, np.repeat(np.arange(len(shapes)), sizes), _times(ts), value)
 
 
-def _times(ts: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _spread(
+    shapes: Sequence[Shape], ids: Sequence[NDArray[np.int32]]
+) -> tuple[NDArray[np.int32], NDArray[np.int8] | None]:
+    """Series id and table (its place in `_TABLES`; None: all numbers) of each sample, from those of each run."""
+    layouts = [_layout(shape) for shape in shapes]
+    series = np.concatenate(
+        [of if layout.counts is None else np.repeat(of, layout.counts) for of, layout in zip(ids, layouts, strict=True)]
+    )
+    if all(layout.tables is None for layout in layouts):
+        return series, None
+    tables = [
+        np.repeat(
+            np.zeros(len(shape.runs), dtype=np.int8) if layout.tables is None else layout.tables,
+            1 if layout.counts is None else layout.counts,
+        )
+        for shape, layout in zip(shapes, layouts, strict=True)
+    ]
+    return series, np.concatenate(tables)
+
+
+def _of_messages(gathered: _Samples, messages: set[int]) -> NDArray[np.bool_]:
+    """The samples of these messages."""
+    chosen = np.zeros(len(gathered.headers), dtype=bool)
+    chosen[list(messages)] = True
+    return chosen[gathered.message]
+
+
+def _times(ts: Sequence[int]) -> NDArray[np.int64]:
     try:
         return np.array(ts, dtype=np.int64)
     except OverflowError:  # some year beyond the calendar: made implausible, so that only that sample is refused
         return np.array([t if abs(t) < 2**62 else -1 for t in ts], dtype=np.int64)
 
 
-def _join(parts: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+def _days(ts: NDArray[np.int64]) -> set[int]:
+    """Days since 1970 on which plausible times lie."""
+    if not len(ts):
+        return set()
+    first, last = int(ts.min()), int(ts.max())
+    if first // DAY_MS == last // DAY_MS and first >= limits.TIME_MIN_MS and last <= limits.TIME_MAX_MS:
+        return {first // DAY_MS}  # nearly always, and much quicker
+    return set(np.unique(ts[_plausible(ts)] // DAY_MS).tolist())
 
 
-def _objects(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+def _objects(values: Sequence[Any]) -> NDArray[Any]:
     out = np.empty(len(values), dtype=object)
     out[:] = values
     return out
 
 
-def _plausible(ts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _plausible(ts: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray((ts >= limits.TIME_MIN_MS) & (ts <= limits.TIME_MAX_MS))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 
-from outrider.contract.batch import BatchNumber, Header, encode_samples
+from outrider.contract.batch import BatchNumber, Header, Samples, encode_samples
 from outrider.testing.consumer_contract import ConsumerContract
 from outrider.testing.fixtures import Database
 from outrider.testing.services import Client
@@ -23,12 +23,12 @@ class TestWriterTimeseries(ConsumerContract):
         device = f"van-{number % 7}"
         header = Header("demo", device, "telemetry", 1, number + 1, T0)
         payload = encode_samples(
-            BatchNumber(0, 1, number + 1), [(header, [("n", "number", T0 + number, float(number))])]
+            BatchNumber(0, 1, number + 1), [(header, Samples.of([("n", "number", T0 + number, float(number))]))]
         )
         await client.publish(f"outrider/v1/samples/{zlib.crc32(device.encode()) % 4}", payload)
 
     async def publish_poison(self, client: Client) -> None:
-        await client.publish("outrider/v1/samples/0", b'{"v":1,"stream":"telemetry","samples":"none"}')
+        await client.publish("outrider/v1/samples/0", b'{"v":2,"stream":"telemetry","samples":"none"}')
 
     def stored(self, database: Database) -> Counter[int]:
         return Counter(int(value) for (value,) in database.rows("SELECT value FROM telemetry.sample"))

@@ -18,6 +18,7 @@ from outrider.contract.batch import (
     Record,
     RecordBatch,
     SampleBatch,
+    Samples,
     decode_samples,
     encode_samples,
 )
@@ -58,7 +59,7 @@ def number(metric: str, ts: int, value: float, kind: Kind = "number") -> tuple[s
 
 
 def batch(*messages: tuple[Header, list[Any]], n: int = 1, epoch: int = 1) -> Work:
-    payload = encode_samples(BatchNumber(0, epoch, n), list(messages))
+    payload = encode_samples(BatchNumber(0, epoch, n), [(header, Samples.of(rows)) for header, rows in messages])
     return Work(samples=[(TOPIC, decode_samples(payload))])
 
 
@@ -173,21 +174,10 @@ async def test_a_second_kind_of_a_metric_is_its_own_series(ledger: Ledger, datab
 async def test_one_poison_row_takes_only_itself(ledger: Ledger, database: Database, poison: Any, reason: str) -> None:
     """Fault 10, past ingest's checks: a batch built by hand, since JSON cannot carry most of it."""
     count = 300
-    series = [("demo", "van-1", "n", "number"), ("demo", "van-1", poison[0], poison[1])]
-    ts = [T0 + i for i in range(count)]
-    values: list[Any] = [float(i) for i in range(count)]
-    index = [0] * count
-    for column, bad in ((ts, poison[2]), (values, poison[3]), (index, 1)):
-        column.insert(150, bad)
-    made = SampleBatch(
-        BatchNumber(0, 1, 1),
-        [header(seq) for seq in range(1, count + 2)],
-        [1] * (count + 1),
-        series,
-        index,
-        ts,
-        values,
-    )
+    rows: list[Any] = [("n", "number", T0 + i, float(i)) for i in range(count)]
+    rows.insert(150, poison)
+    headers = [header(seq) for seq in range(1, count + 2)]
+    made = SampleBatch(BatchNumber(0, 1, 1), headers, [Samples.of([row]) for row in rows])
     stored = await ledger.store(Work(samples=[(TOPIC, made)]))
     (ack,) = await acks_of(stored)
     assert ack["seq"] == [[1, count + 1]]

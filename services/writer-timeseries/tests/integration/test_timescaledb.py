@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from outrider.contract import limits
-from outrider.contract.batch import BatchNumber, Header, Record, RecordBatch, decode_samples, encode_samples
+from outrider.contract.batch import BatchNumber, Header, Record, RecordBatch, Samples, decode_samples, encode_samples
 from outrider.runtime import migrate
 from outrider.runtime.database import Database as Pool
 from outrider.testing.fixtures import Database
@@ -46,7 +46,9 @@ def ledger(pool: Pool) -> Ledger:
 
 def work(seq: int, times: list[int], device: str = "van-1") -> Work:
     header = Header("demo", device, "telemetry", 7, seq, T0)
-    payload = encode_samples(BatchNumber(0, 1, seq), [(header, [("n", "number", ts, float(ts)) for ts in times])])
+    payload = encode_samples(
+        BatchNumber(0, 1, seq), [(header, Samples.of([("n", "number", ts, float(ts)) for ts in times]))]
+    )
     return Work(samples=[("outrider/v1/samples/0", decode_samples(payload))])
 
 

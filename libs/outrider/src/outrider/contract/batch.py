@@ -1,19 +1,21 @@
 """The bus batch: columnar JSON between ingest and the writers, readable with `mosquitto_sub | jq`.
 
 All samples of one device message travel in one batch, so that one commit acknowledges the message whole
-(delivery rule 8). `messages` has one entry a device message; samples name their series by its index in `series`
-and come in the order of their messages, `messages.samples[i]` of them for message i.
+(delivery rule 8). `messages` has one entry a device message. What a message measured is its *shape*, which devices of one
+kind share: `shapes` lists each once, and `messages.shape[i]` names that of message i. Values come in the order of
+their messages; `samples.dt[i]` are the times of message i.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from itertools import chain, cycle, groupby, repeat
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import orjson
 
-VERSION = 1
+VERSION = 2
 
 Stream: TypeAlias = Literal["telemetry", "log", "event"]
 Kind: TypeAlias = Literal["number", "boolean", "string", "json"]
@@ -65,20 +67,86 @@ class BatchNumber:
     number: int
 
 
+Run: TypeAlias = tuple[str, Kind, int]
+"""(metric, kind, how many samples of it follow)"""
+
+_SHAPES_MAX_RUNS = 200_000
+
+
+class Shape:
+    """What a message measured, without times and values: runs of samples of one metric and kind, in their order.
+
+    `Shape.of` gives the same object for equal runs, so that a shape is compared and looked up by identity.
+    """
+
+    __slots__ = ("runs", "size")
+
+    _known: ClassVar[dict[tuple[Run, ...], Shape]] = {}
+    _known_runs: ClassVar[int] = 0
+
+    def __init__(self, runs: tuple[Run, ...]) -> None:
+        self.runs = runs
+        self.size = sum([count for *_, count in runs])
+        """Number of samples."""
+
+    @classmethod
+    def of(cls, runs: tuple[Run, ...]) -> Shape:
+        """The shape of these runs. A bounded number is remembered; beyond it, equal shapes are other objects."""
+        shape = cls._known.get(runs)
+        if shape is None:
+            if cls._known_runs > _SHAPES_MAX_RUNS:
+                cls._known.clear()
+                cls._known_runs = 0
+            shape = cls._known[runs] = cls(runs)
+            cls._known_runs += 1 + len(runs)
+        return shape
+
+
+@dataclass(slots=True)
+class Samples:
+    """The samples of one message as columns.
+
+    `value[i]` in the order of the shape; `ts` (epoch ms) begins anew until it covers them: one time for all, or one
+    each, or the times of one run where all runs were sampled together.
+    """
+
+    shape: Shape
+    ts: list[int]
+    value: list[Value]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sample]) -> Samples:
+        """Columns of samples that came one by one."""
+        runs = tuple([(*key, len(list(same))) for key, same in groupby(rows, key=_metric_and_kind)])
+        times = [ts for _, _, ts, _ in rows]
+        if times and times.count(times[0]) == len(times):
+            del times[1:]
+        return cls(Shape.of(runs), times, [value for *_, value in rows])
+
+    def rows(self) -> Iterator[Sample]:
+        """The samples one by one."""
+        names = chain.from_iterable(repeat((metric, kind), count) for metric, kind, count in self.shape.runs)
+        for (metric, kind), ts, value in zip(names, cycle(self.ts), self.value, strict=False):
+            yield metric, kind, ts, value
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+
+NO_SAMPLES = Samples(Shape.of(()), [], [])
+
+
+def _metric_and_kind(sample: Sample) -> tuple[str, Kind]:
+    return sample[0], sample[1]
+
+
 @dataclass(slots=True)
 class SampleBatch:
-    """Samples of many devices as columns.
-
-    `series[k] = (tenant, device, metric, kind)`; `series_index`, `ts` (epoch ms) and `value` run in parallel.
-    """
+    """Samples of many devices: `samples[i]` belong to `headers[i]`."""
 
     number: BatchNumber
     headers: list[Header]
-    counts: list[int]
-    series: list[tuple[str, str, str, Kind]]
-    series_index: list[int]
-    ts: list[int]
-    value: list[Value]
+    samples: list[Samples]
 
 
 @dataclass(slots=True)
@@ -133,28 +201,17 @@ def _headers_in(document: dict[str, Any]) -> list[Header]:
     return headers
 
 
-def encode_samples(number: BatchNumber, messages: Sequence[tuple[Header, Sequence[Sample]]]) -> bytes:
+def encode_samples(number: BatchNumber, messages: Sequence[tuple[Header, Samples]]) -> bytes:
     """Bus payload of telemetry messages with their samples; times are deltas to `t0` (ms), which halves their bytes."""
     devices: dict[tuple[str, str], int] = {}
-    headers = [header for header, _ in messages]
-    columns = _headers_out(headers, devices)
-    series: dict[tuple[int, str, Kind], int] = {}
-    index: list[int] = []
-    times: list[int] = []
+    columns = _headers_out([header for header, _ in messages], devices)
+    shapes: dict[Shape, int] = {}
     values: list[Value] = []
-    counts: list[int] = []
-    for (_, samples), device in zip(messages, columns["device"], strict=True):
-        counts.append(len(samples))
-        for metric, kind, ts, value in samples:
-            key = (device, metric, kind)
-            at = series.get(key)
-            if at is None:
-                at = series[key] = len(series)
-            index.append(at)
-            times.append(ts)
-            values.append(value)
-    t0 = min(times, default=0)
-    columns["samples"] = counts
+    columns["shape"] = [shapes.setdefault(samples.shape, len(shapes)) for _, samples in messages]
+    for _, samples in messages:
+        values += samples.value
+    times = [samples.ts for _, samples in messages]
+    t0 = min([min(ts) for ts in times if ts], default=0)
     return orjson.dumps(
         {
             "v": VERSION,
@@ -162,9 +219,9 @@ def encode_samples(number: BatchNumber, messages: Sequence[tuple[Header, Sequenc
             "batch": (number.slot, number.epoch, number.number),
             "devices": list(devices),
             "messages": columns,
-            "series": list(series),
+            "shapes": [shape.runs for shape in shapes],
             "t0": t0,
-            "samples": {"series": index, "dt": [ts - t0 for ts in times], "value": values},
+            "samples": {"dt": [ts[0] - t0 if len(ts) == 1 else [t - t0 for t in ts] for ts in times], "value": values},
         }
     )
 
@@ -174,23 +231,27 @@ def decode_samples(payload: bytes) -> SampleBatch:
     try:
         document = orjson.loads(payload)
         _check_version(document)
-        devices, samples, t0 = document["devices"], document["samples"], document["t0"]
-        batch = SampleBatch(
-            number=BatchNumber(*document["batch"]),
-            headers=_headers_in(document),
-            counts=document["messages"]["samples"],
-            series=[(*devices[device], metric, kind) for device, metric, kind in document["series"]],
-            series_index=samples["series"],
-            ts=[t0 + dt for dt in samples["dt"]],
-            value=samples["value"],
-        )
-        if not (
-            sum(batch.counts) == len(batch.series_index) == len(batch.ts) == len(batch.value)
-            and len(batch.counts) == len(batch.headers)
-            and (not batch.series_index or 0 <= min(batch.series_index) <= max(batch.series_index) < len(batch.series))
-        ):
+        headers = _headers_in(document)
+        shapes = [
+            Shape.of(tuple([(metric, kind, count) for metric, kind, count in runs])) for runs in document["shapes"]
+        ]
+        if any(count < 1 for shape in shapes for *_, count in shape.runs):
+            raise ValueError("a run of no samples")
+        t0, values = document["t0"], document["samples"]["value"]
+        samples: list[Samples] = []
+        at = 0
+        for index, dt in zip(document["messages"]["shape"], document["samples"]["dt"], strict=True):
+            if index < 0:
+                raise ValueError("no such shape")
+            shape = shapes[index]
+            ts = [t0 + dt] if type(dt) is int else [t0 + t for t in dt]
+            if shape.size % len(ts) if ts else shape.size:
+                raise ValueError("times that do not cover their samples")
+            samples.append(Samples(shape, ts, values[at : at + shape.size]))
+            at += shape.size
+        if at != len(values) or len(samples) != len(headers):
             raise ValueError("columns of different lengths")
-        return batch
+        return SampleBatch(BatchNumber(*document["batch"]), headers, samples)
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise ValueError(f"not a bus batch of samples: {error}") from error
 

@@ -6,7 +6,7 @@ The same SQL serves every writer; each has its own `sequence` table in its own s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import psycopg
@@ -16,17 +16,14 @@ from outrider.contract import limits
 from outrider.contract.batch import BatchNumber, Header, Range
 from outrider.runtime import metrics
 
+# Locks in the order of the keys, which is every writer's; a row that another transaction changed meanwhile is read anew.
 LOOK = """
-SELECT k.n, k.seq <@ s.stored, coalesce((SELECT count(*) FROM unnest(s.stored)), 0)
-FROM unnest(%(tenant)s::text[], %(device)s::text[], %(stream)s::text[], %(boot)s::bigint[], %(seq)s::bigint[])
-     WITH ORDINALITY AS k(tenant, device, stream, boot, seq, n)
+SELECT k.n, CASE WHEN s.stored && k.seqs THEN (s.stored * k.seqs)::text END, (SELECT count(*) FROM unnest(s.stored))
+FROM (SELECT tenant, device, stream, boot, seqs::int8multirange AS seqs, n
+      FROM unnest(%(tenant)s::text[], %(device)s::text[], %(stream)s::text[], %(boot)s::bigint[], %(seqs)s::text[])
+           WITH ORDINALITY AS k(tenant, device, stream, boot, seqs, n)) AS k
 JOIN {schema}.sequence s USING (tenant, device, stream, boot)
-"""
-LOCK = """
-SELECT FROM {schema}.sequence
-WHERE (tenant, device, stream, boot) IN (
-    SELECT * FROM unnest(%(tenant)s::text[], %(device)s::text[], %(stream)s::text[], %(boot)s::bigint[]))
-ORDER BY tenant, device, stream, boot FOR UPDATE
+ORDER BY tenant, device, stream, boot FOR UPDATE OF s
 """
 # A key nobody has counted yet must be locked too, or two transactions would both find its messages fresh.
 OPEN = """
@@ -132,44 +129,45 @@ def to_ranges(seqs: Iterable[int]) -> list[Range]:
     return ranges
 
 
+def _numbers_in(text: str) -> Iterator[int]:
+    """The numbers in PostgreSQL's text of an int8multirange: `{[1,3),[7,8)}` → 1, 2, 7."""
+    for part in text.strip("{}").split("),"):
+        first, _, end = part.strip("[)").partition(",")
+        yield from range(int(first), int(end))
+
+
 class Accounting:
     """The `sequence` table of one writer's schema."""
 
     def __init__(self, schema: str, group: str) -> None:
         name = sql.Identifier(schema)
         self._group = group
-        self._look, self._lock, self._open, self._count, self._need, self._gapped = (
-            sql.SQL(statement).format(schema=name) for statement in (LOOK, LOCK, OPEN, COUNT, NEED, GAPPED)
+        self._look, self._open, self._count, self._need, self._gapped = (
+            sql.SQL(statement).format(schema=name) for statement in (LOOK, OPEN, COUNT, NEED, GAPPED)
         )
 
     async def stored_before(
-        self, connection: psycopg.AsyncConnection, headers: Sequence[Header]
-    ) -> tuple[set[int], set[int]]:
-        """Lock the keys of these numbered headers, then tell by index which are counted as stored already, and which
-        would leave more gaps than `SEQUENCE_MAX_RANGES` (their keys are full)."""
-        keys = sorted({key_of(header) for header in headers})
+        self, connection: psycopg.AsyncConnection, seqs: Mapping[Key, Iterable[int]]
+    ) -> tuple[dict[Key, set[int]], set[Key]]:
+        """Lock these keys, then tell which of their numbers are counted as stored already (only keys with some), and
+        which keys are full: they would leave more gaps than `SEQUENCE_MAX_RANGES`."""
+        keys = sorted(seqs)
         if not keys:
-            return set(), set()
+            return {}, set()
         tenant, device, stream, boot = zip(*keys, strict=True)
-        columns = {"tenant": list(tenant), "device": list(device), "stream": list(stream), "boot": list(boot)}
-        locked = await connection.execute(self._lock, columns)
-        if locked.rowcount < len(keys):
+        columns: dict[str, list[object]] = {
+            "tenant": list(tenant),
+            "device": list(device),
+            "stream": list(stream),
+            "boot": list(boot),
+        }
+        asked = columns | {"seqs": [multirange(seqs[key]) for key in keys]}
+        rows = await (await connection.execute(self._look, asked)).fetchall()
+        if len(rows) < len(keys):
             await connection.execute(self._open, columns)
-            await connection.execute(self._lock, columns)
-        rows = await (
-            await connection.execute(
-                self._look,
-                {
-                    "tenant": [h.tenant for h in headers],
-                    "device": [h.device for h in headers],
-                    "stream": [h.stream for h in headers],
-                    "boot": [h.boot for h in headers],
-                    "seq": [h.seq for h in headers],
-                },
-            )
-        ).fetchall()
-        stored = {n - 1 for n, is_stored, _ in rows if is_stored}
-        full = {n - 1 for n, is_stored, ranges in rows if not is_stored and ranges >= limits.SEQUENCE_MAX_RANGES}
+            rows = await (await connection.execute(self._look, asked)).fetchall()
+        stored = {keys[n - 1]: set(_numbers_in(again)) for n, again, _ in rows if again}
+        full = {keys[n - 1] for n, _, ranges in rows if ranges >= limits.SEQUENCE_MAX_RANGES}
         return stored, full
 
     async def count(self, connection: psycopg.AsyncConnection, counted: dict[Key, Counted]) -> None:

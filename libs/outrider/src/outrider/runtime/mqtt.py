@@ -1,4 +1,4 @@
-"""One MQTT 5 connection on gmqtt's framing: the port that knows packets, so that the rest need not.
+"""One MQTT 5 connection: the port that knows packets, so that the rest need not.
 
 One `Connection` is one epoch (delivery rule 13): its packet ids mean nothing on the next connection, so an ack can
 only be given to the connection that delivered the message, and a closed connection drops it.
@@ -11,21 +11,14 @@ import logging
 import ssl as ssl_module
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from gmqtt.client import Message as GmqttMessage
-from gmqtt.mqtt.connection import MQTTConnection
-from gmqtt.mqtt.constants import MQTTCommands
-from gmqtt.mqtt.package import Package
-from gmqtt.mqtt.property import Property
-from gmqtt.mqtt.utils import ConnectionState, IdGenerator, unpack_variable_byte_integer
-from gmqtt.subscription import Subscription
-
-from outrider.runtime.errors import ConnectionLost, NotStored, OutriderError, SessionTakenOver, Transient
+from outrider.runtime import packets
+from outrider.runtime.errors import ConnectionLost, NotStored, SessionTakenOver, Transient
+from outrider.runtime.packets import Frame, Malformed, Properties, Will
 
 log = logging.getLogger(__name__)
-logging.getLogger("gmqtt").setLevel(logging.ERROR)
 
 SESSION_TAKEN_OVER = 0x8E
 NO_MATCHING_SUBSCRIBERS = 0x10
@@ -65,7 +58,7 @@ class Delivery:
         packet_id: int,
         connection: Connection,
         received_ms: int,
-        properties: dict[str, list[Any]] | None,
+        properties: Properties | None,
     ) -> None:
         self.topic = topic
         self.payload = payload
@@ -77,7 +70,7 @@ class Delivery:
         self.note: Any = None
 
 
-class Connection:
+class Connection(asyncio.Protocol):
     """A live MQTT 5 connection. `closed` is set when it ends, `reason` then says why; it never reconnects.
 
     `on_delivery` is called on the event loop for every PUBLISH. QoS 1 messages stay un-acked until `ack`.
@@ -88,14 +81,21 @@ class Connection:
         self.session_present = False
         self.closed = asyncio.Event()
         self.reason: Transient = ConnectionLost("the broker closed the connection")
-        self.properties: dict[str, list[Any]] = {}
-        self.id_generator = IdGenerator(max=65535)  # read by gmqtt's protocol
+        self.properties: Properties = {}
         self._on_delivery = on_delivery
-        self._link: MQTTConnection | None = None
+        self._transport: asyncio.Transport | None = None
+        self._gone = asyncio.Event()
+        """The transport is closed; nothing of this connection comes or goes any more."""
+        self._rest = bytearray()
+        """The beginning of a packet whose end has not come yet, which needs `_needed` bytes in all."""
+        self._needed = 0
         self._connack: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting: dict[int, asyncio.Future[tuple[int, ...]]] = {}
+        self._last_id = 0
         self._inflight = asyncio.Semaphore(20)
-        self._heard_s = 0.0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._heard_s = self._wrote_s = 0.0
         self._reading = True
 
     @classmethod
@@ -112,55 +112,51 @@ class Connection:
         timeout_s: float = 10.0,
         will: tuple[str, bytes, int, bool] | None = None,
     ) -> Connection:
-        """Connect and wait for CONNACK. Raises Transient with what to do when the broker cannot be reached or refuses."""
+        """Connect and wait for CONNACK. Raises Transient with what to do when the broker cannot be reached or refuses.
+
+        `will`: topic, payload, QoS and retain flag of what the broker publishes when this connection dies.
+        """
         parts = urlsplit(url)
-        tls: bool | ssl_module.SSLContext = (
-            ssl_module.create_default_context() if parts.scheme in ("mqtts", "ssl") else False
-        )
+        tls = ssl_module.create_default_context() if parts.scheme in ("mqtts", "ssl") else None
         connection = cls(client_id, on_delivery)
         try:
             async with asyncio.timeout(timeout_s):
-                link = await MQTTConnection.create_connection(
-                    parts.hostname or "127.0.0.1",
-                    parts.port or (8883 if tls else 1883),
-                    tls,
-                    clean_start,
-                    keepalive_s,
-                    connection_state=ConnectionState(),
-                    package_handler=connection,
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, parts.hostname or "127.0.0.1", parts.port or (8883 if tls else 1883), ssl=tls
                 )
-                await link.auth(
-                    client_id,
-                    unquote(parts.username).encode() if parts.username else None,
-                    unquote(parts.password).encode() if parts.password else None,
-                    will_message=GmqttMessage(will[0], will[1], qos=will[2], retain=will[3]) if will else None,
-                    session_expiry_interval=session_expiry_s,
-                    receive_maximum=receive_maximum,
+                connection._write(
+                    packets.connect(
+                        client_id,
+                        clean_start=clean_start,
+                        keepalive_s=keepalive_s,
+                        session_expiry_s=session_expiry_s,
+                        receive_maximum=receive_maximum,
+                        username=unquote(parts.username) if parts.username else None,
+                        password=unquote(parts.password) if parts.password else None,
+                        will=Will(*will) if will else None,
+                    )
                 )
                 code = await connection._connack
         except (OSError, TimeoutError) as error:
-            await connection._abort()
+            await connection._end()
             why = str(error) or f"no answer within {timeout_s:g} s"
             raise Transient(
                 f"no broker at {parts.hostname}:{parts.port}: {why}; start it, or mend OUTRIDER_MQTT_URL"
             ) from error
         except asyncio.CancelledError:
-            await connection._abort()
+            await connection._end()
             raise
         if code >= FAILURE:
-            await connection._abort()
+            await connection._end()
             raise Transient(f"broker refused {client_id}: {_REASONS.get(code, hex(code))}")
         maximum = connection.properties.get("receive_maximum", [65535])[0]
         connection._inflight = asyncio.Semaphore(max(1, maximum))
-        # gmqtt's own watch gives up after 2 to 2.5 keepalives, and also where nothing is heard because reading is paused.
-        link.keepalive = 0
-        connection._heard_s = time.monotonic()
         connection._watch(float(connection.properties.get("server_keep_alive", [keepalive_s])[0]))
         return connection
 
     def _watch(self, keepalive_s: float, due_s: float | None = None) -> None:
         now_s = time.monotonic()
-        if self.closed.is_set() or self._link is None or not keepalive_s:
+        if self.closed.is_set() or not keepalive_s:
             return
         interval_s = keepalive_s / 4
         if due_s is not None and now_s - due_s > interval_s:
@@ -170,102 +166,104 @@ class Connection:
         silent_s = now_s - self._heard_s
         if self._reading and silent_s >= SILENCE_KEEPALIVES * keepalive_s:
             self._lost(ConnectionLost(f"the broker has been silent for {silent_s:.0f} s"))
-            self._link._transport.abort()  # what could not be sent so far never will
+            self.abort()  # what could not be sent so far never will
             return
-        if silent_s >= keepalive_s / 2 or now_s - self._link._last_data_out >= keepalive_s / 2:
-            self._link._send_ping_request()
+        if silent_s >= keepalive_s / 2 or now_s - self._wrote_s >= keepalive_s / 2:
+            self._write(packets.PINGREQ)
         asyncio.get_running_loop().call_later(interval_s, self._watch, keepalive_s, now_s + interval_s)
 
-    # What gmqtt's MQTTConnection expects of its package handler.
-    def set_connection(self, link: MQTTConnection) -> None:
-        """Called by gmqtt with the framing connection."""
-        self._link = link
-
-    @property
-    def current_connection(self) -> MQTTConnection | None:
-        """Read by gmqtt: packets of another framing connection are dropped."""
-        return self._link
-
-    def __call__(self, package: Package) -> None:
-        """Called by gmqtt with every packet; an exception here would end its read loop, so none leaves."""
-        if self.closed.is_set():
-            return  # the rest of a buffer: the next connection gets these messages again
+    # What asyncio calls.
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP (and TLS) is up."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without being derived from it
         self._heard_s = time.monotonic()
-        try:
-            self._dispatch(package.cmd, package.data)
-        except Exception:
-            log.exception("mqtt_packet_failed", extra={"client_id": self.client_id, "command": hex(package.cmd)})
-            self._lost(ConnectionLost("a packet from the broker could not be read"))
 
-    def _dispatch(self, command: int, data: bytes) -> None:
-        kind = command & 0xF0
-        if kind == MQTTCommands.PUBLISH:
-            self._on_publish(command, data)
-        elif kind in (MQTTCommands.PUBACK, MQTTCommands.UNSUBACK, MQTTCommands.SUBACK):
-            self._on_acknowledged(kind, data)
-        elif kind == MQTTCommands.CONNACK:
-            self.session_present = bool(data[0] & 1)
-            self.properties = _properties(data[2:])[0] if len(data) > 2 else {}
+    def connection_lost(self, exc: Exception | None) -> None:
+        """TCP has ended."""
+        self._gone.set()
+        self._lost(ConnectionLost(f"the connection to the broker broke: {exc}" if exc else str(self.reason)))
+
+    def pause_writing(self) -> None:
+        """The socket takes no more for now: publishers wait."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """The socket takes more."""
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Read every whole packet; whatever goes wrong ends this connection and leaves the messages un-acked."""
+        self._heard_s = time.monotonic()
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        received_ms = time.time_ns() // 1_000_000
+        try:
+            found, position, self._needed = packets.frames(data)
+            for frame in found:
+                if self.closed.is_set():
+                    return  # the rest of a buffer: the next connection gets these messages again
+                if frame[0] & 0xF0 == packets.PUBLISH:
+                    topic, packet_id, properties, payload = packets.read_publish(data, frame)
+                    self._on_delivery(Delivery(topic, payload, packet_id, self, received_ms, properties))
+                else:
+                    self._on_other(data, frame)
+        except Exception as error:
+            if not isinstance(error, Malformed):
+                log.exception("mqtt_packet_failed", extra={"client_id": self.client_id})
+            self._lost(ConnectionLost(f"a packet from the broker could not be read: {error}"))
+            return
+        if position < len(data):
+            self._rest += data[position:]
+
+    def _on_other(self, data: bytes, frame: Frame) -> None:
+        kind = frame.first & 0xF0
+        if kind in (packets.PUBACK, packets.SUBACK, packets.UNSUBACK):
+            packet_id, codes = packets.read_codes(data, frame)
+            waiting = self._waiting.pop(packet_id, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(codes)
+        elif kind == packets.CONNACK:
+            self.session_present, code, self.properties = packets.read_connack(data, frame)
             if not self._connack.done():
-                self._connack.set_result(data[1])
-        elif kind == MQTTCommands.DISCONNECT:
-            code = data[0] if data else 0
+                self._connack.set_result(code)
+        elif kind == packets.DISCONNECT:
+            code = packets.read_disconnect(data, frame)
             text = _REASONS.get(code, "the broker closed the connection")
             self._lost(SessionTakenOver(text) if code == SESSION_TAKEN_OVER else ConnectionLost(text))
-
-    def _on_publish(self, command: int, data: bytes) -> None:
-        end = 2 + (data[0] << 8 | data[1])
-        topic = data[2:end].decode()
-        qos = command >> 1 & 3
-        packet_id = 0
-        if qos:
-            packet_id = data[end] << 8 | data[end + 1]
-            end += 2
-        properties = None
-        if data[end]:
-            properties, payload = _properties(data[end:])
-        else:
-            payload = data[end + 1 :]
-        self._on_delivery(Delivery(topic, bytes(payload), packet_id, self, time.time_ns() // 1_000_000, properties))
-
-    def _on_acknowledged(self, kind: int, data: bytes) -> None:
-        packet_id = data[0] << 8 | data[1]
-        waiting = self._waiting.pop(packet_id, None)
-        self.id_generator.free_id(packet_id)
-        if waiting is None or waiting.done():
-            return
-        if kind == MQTTCommands.PUBACK:
-            codes: tuple[int, ...] = (data[2] if len(data) > 2 else 0,)
-        else:
-            codes = tuple(_properties(data[2:])[1])
-        waiting.set_result(codes)
+        elif kind != packets.PINGRESP:
+            raise Malformed(f"a broker sends no packet of type {kind >> 4}")
 
     def _lost(self, reason: Transient) -> None:
         if self.closed.is_set():
             return
         self.reason = reason
         self.closed.set()
-        if not self._connack.done():
-            self._connack.set_exception(reason)
-            self._connack.exception()  # retrieved here: open() may have been cancelled
-        for waiting in self._waiting.values():
+        answers: list[asyncio.Future[int] | asyncio.Future[tuple[int, ...]]] = [self._connack, *self._waiting.values()]
+        for waiting in answers:
             if not waiting.done():
                 waiting.set_exception(reason)
-                waiting.exception()
+                waiting.exception()  # retrieved here: whoever waited may have been cancelled
         self._waiting.clear()
-        if self._link is not None:
-            self._link._transport.close()
+        self._writable.set()  # publishers that wait for room see that it is closed
+        if self._transport is not None:
+            self._transport.close()
+
+    def _write(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._wrote_s = time.monotonic()
+        self._transport.write(data)
 
     def ack(self, packet_ids: Iterable[int]) -> None:
         """Acknowledge messages that *this* connection delivered; after it closed this does nothing (rule 13)."""
-        if self.closed.is_set() or self._link is None:
+        if self.closed.is_set():
             return
-        out = bytearray()
-        for packet_id in packet_ids:
-            if packet_id:
-                out += b"\x40\x02" + packet_id.to_bytes(2, "big")
+        out = packets.puback(packet_ids)
         if out:
-            self._link.send_package(out)  # joined: one write for a whole batch
+            self._write(out)  # joined: one write for a whole batch
 
     async def publish(
         self,
@@ -280,90 +278,85 @@ class Connection:
 
         Raises ConnectionLost, NotStored (reason 0x10) or Transient with the broker's refusal.
         """
-        if self.closed.is_set() or self._link is None:
+        if not self._writable.is_set():
+            await self._writable.wait()
+        if self.closed.is_set():
             raise self.reason
-        properties = {"user_property": list(user_properties)} if user_properties else {}
-        message = GmqttMessage(topic, payload, qos=qos, retain=retain, **properties)
         if qos == 0:
-            self._link.publish(message)
+            self._write(packets.publish(topic, payload, retain=retain, user_properties=user_properties))
             return
         async with self._inflight:
             if self.closed.is_set():
                 raise self.reason
-            packet_id, _ = self._link.publish(message)
-            (code,) = await self._wait(packet_id)
+            packet_id, answer = self._wait()
+            self._write(
+                packets.publish(topic, payload, packet_id=packet_id, retain=retain, user_properties=user_properties)
+            )
+            (code,) = await answer
         if code == NO_MATCHING_SUBSCRIBERS:
             raise NotStored(f"nobody subscribes to {topic}")
         if code >= FAILURE:
             raise Transient(f"broker refused a message on {topic}: {_REASONS.get(code, hex(code))}")
 
     async def subscribe(self, filters: Sequence[str], qos: int = 1) -> None:
-        """Subscribe and wait for SUBACK. Raises OutriderError naming a filter the broker refuses."""
+        """Subscribe and wait for SUBACK. Raises Transient naming a filter the broker refuses."""
         if not filters:
             return
-        if self.closed.is_set() or self._link is None:
+        if self.closed.is_set():
             raise self.reason
-        packet_id = self._link.subscribe([Subscription(topic_filter, qos=qos) for topic_filter in filters])
-        for topic_filter, code in zip(filters, await self._wait(packet_id), strict=False):
+        packet_id, answer = self._wait()
+        self._write(packets.subscribe(packet_id, filters, qos))
+        for topic_filter, code in zip(filters, await answer, strict=False):
             if code >= FAILURE:
                 raise Transient(f"broker refused to subscribe {topic_filter}: {_REASONS.get(code, hex(code))}")
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
         """Unsubscribe and wait for UNSUBACK (only a slot that is retired does this: it stops the session's queue)."""
-        if self.closed.is_set() or self._link is None:
+        if self.closed.is_set():
             raise self.reason
-        await self._wait(self._link.unsubscribe(list(filters)))
+        packet_id, answer = self._wait()
+        self._write(packets.unsubscribe(packet_id, filters))
+        await answer
 
-    def _wait(self, packet_id: int) -> asyncio.Future[tuple[int, ...]]:
+    def _wait(self) -> tuple[int, asyncio.Future[tuple[int, ...]]]:
+        packet_id = self._last_id % 65535 + 1
+        while packet_id in self._waiting:  # at most the broker's receive maximum are waiting, so one is free
+            packet_id = packet_id % 65535 + 1
+        self._last_id = packet_id
         future: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
         self._waiting[packet_id] = future
-        return future
+        return packet_id, future
 
     def pause(self) -> None:
-        """Stop reading from the socket: TCP holds the broker back.
-
-        Call it again for every message that arrives after it: asyncio's StreamReader resumes reading by itself when
-        its buffer runs low.
-        """
-        if self._link is not None and not self.closed.is_set():
+        """Stop reading from the socket: TCP holds the broker back. What was read already is still delivered."""
+        if self._transport is not None and not self.closed.is_set() and self._reading:
             self._reading = False
-            self._link._transport.pause_reading()
+            self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if self._link is not None and not self.closed.is_set():
+        if self._transport is not None and not self.closed.is_set() and not self._reading:
             self._reading = True
             self._heard_s = time.monotonic()
-            self._link._transport.resume_reading()
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Break the connection off without a word, as a dead network does."""
+        if self._transport is not None:
+            self._transport.abort()
 
     async def close(self, *, end_session: bool = False) -> None:
         """DISCONNECT, keeping the session for the next connection (or ending it, for clients that have none to keep)."""
-        if self._link is not None and not self.closed.is_set():
-            properties = {"session_expiry_interval": 0} if end_session else {}
-            self._link.send_disconnect(**properties)
-        await self._abort()
+        if not self.closed.is_set():
+            self._write(packets.disconnect(0 if end_session else None))
+        await self._end()
 
-    async def _abort(self) -> None:
+    async def _end(self) -> None:
         self._lost(ConnectionLost("closed by this service"))
-        if self._link is not None:
-            try:
-                async with asyncio.timeout(5):
-                    await self._link.close()
-            except (OSError, TimeoutError, OutriderError):
-                log.debug("mqtt_close_failed", exc_info=True)
-                self._link._transport.abort()
-
-
-def _properties(data: bytes) -> tuple[dict[str, list[Any]], bytes]:
-    """MQTT 5 properties at the start of `data`, and what follows them."""
-    length, rest = unpack_variable_byte_integer(data)
-    block, rest = rest[:length], rest[length:]
-    values: dict[str, list[Any]] = {}
-    while block:
-        kind = Property.factory(id_=block[0])
-        if kind is None:
-            raise ValueError(f"unknown MQTT property {block[0]}")
-        found, block = kind.loads(block[1:])
-        for name, value in found.items():
-            values.setdefault(name, []).append(value)
-    return values, rest
+        if self._transport is None:
+            return
+        try:
+            async with asyncio.timeout(5):
+                await self._gone.wait()
+        except TimeoutError:
+            self._transport.abort()

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 RETIRE_QUIET_S = 1.0
 """A retiring session with nothing in hand for so long is empty: the broker sends what it has at once."""
+OVERHEAD_BYTES = 256
+"""What a message in hand takes in memory beside its payload, about."""
 
 
 class Session:
@@ -37,10 +39,14 @@ class Session:
         self._connection: Connection | None = None
         self._queue: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
-        self._in_hand: dict[Delivery, int] = {}  # bytes, of the live connection (QoS 0 has no packet id to count by)
+        self._full = asyncio.Event()
+        """There is as much as the waiting `take` wants."""
+        self._wanted = self._wanted_bytes = 1
+        self._in_hand = 0
+        """Messages of the live connection delivered and not yet acknowledged; `_bytes` of them."""
         self._bytes = 0
+        self._oldest_taken_ms: int | None = None
         self._paused = False
-        self.oldest_ms: int | None = None
 
     @property
     def connected(self) -> bool:
@@ -50,7 +56,14 @@ class Session:
     @property
     def in_hand(self) -> tuple[int, int]:
         """(messages, bytes) delivered and not yet acknowledged."""
-        return len(self._in_hand), self._bytes
+        return self._in_hand, self._bytes
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """Receive time (epoch ms) of the oldest message in hand; None when there is none."""
+        if self._oldest_taken_ms is not None:
+            return self._oldest_taken_ms
+        return self._queue[0].received_ms if self._queue else None
 
     async def run(self) -> None:
         """Keep the session attended until cancelled. Raises SessionTakenOver: the caller must hold the lease first."""
@@ -97,36 +110,38 @@ class Session:
         while not self._queue:
             self._arrived.clear()
             await self._arrived.wait()
-        deadline = time.monotonic() + max_age_s
-        while len(self._queue) < max_messages and self._bytes < max_bytes:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            self._arrived.clear()
+        self._wanted, self._wanted_bytes = max_messages, max_bytes
+        if len(self._queue) < max_messages and self._bytes < max_bytes:
+            self._full.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._arrived.wait()
+                async with asyncio.timeout(max_age_s):
+                    await self._full.wait()
         taken: list[Delivery] = []
         size = 0
         while self._queue and len(taken) < max_messages and size < max_bytes:
             delivery = self._queue.popleft()
             size += len(delivery.payload)
             taken.append(delivery)
-        return taken or await self.take(max_messages, max_bytes, max_age_s)
+        if not taken:  # the connection died meanwhile
+            return await self.take(max_messages, max_bytes, max_age_s)
+        self._oldest_taken_ms = taken[0].received_ms
+        return taken
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge on the connection that delivered them; dropped where that connection is gone."""
         if not deliveries:
             return
         connection = deliveries[0].connection
-        connection.ack(delivery.packet_id for delivery in deliveries)
-        if connection is self._connection:
-            for delivery in deliveries:
-                self._bytes -= self._in_hand.pop(delivery, 0)
-            self.oldest_ms = next((delivery.received_ms for delivery in self._in_hand), None)
-            if self._paused and self._bytes < self._max_bytes // 2:
-                self._paused = False
-                connection.resume()
+        connection.ack([delivery.packet_id for delivery in deliveries])
+        if connection is not self._connection:
+            return
+        self._in_hand -= len(deliveries)
+        self._bytes -= sum([len(delivery.payload) + OVERHEAD_BYTES for delivery in deliveries])
+        if self._in_hand == len(self._queue):
+            self._oldest_taken_ms = None
+        if self._paused and self._bytes < self._max_bytes // 2:
+            self._paused = False
+            connection.resume()
 
     async def retire(self) -> None:
         """Unsubscribe, so that the broker queues nothing more, and wait until what it had queued is settled.
@@ -155,23 +170,23 @@ class Session:
     def _forget(self) -> None:
         # The broker delivers what was not acknowledged again on the next connection, under new packet ids.
         self._queue.clear()
-        self._in_hand.clear()
-        self._bytes = 0
+        self._in_hand = self._bytes = 0
+        self._oldest_taken_ms = None
         self._paused = False
-        self.oldest_ms = None
         self._connection = None
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        if self.oldest_ms is None:
-            self.oldest_ms = delivery.received_ms
-        self._queue.append(delivery)
-        size = len(delivery.payload) + 256
-        self._in_hand[delivery] = size
-        self._bytes += size
+        queue = self._queue
+        queue.append(delivery)
+        self._in_hand += 1
+        self._bytes += len(delivery.payload) + OVERHEAD_BYTES
+        if len(queue) == 1:
+            self._arrived.set()
+        if len(queue) >= self._wanted or self._bytes >= self._wanted_bytes:
+            self._full.set()
         if self._bytes > self._max_bytes:
             self._paused = True
             delivery.connection.pause()
-        self._arrived.set()
 
 
 class Publisher:

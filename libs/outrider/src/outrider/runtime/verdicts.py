@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psycopg
 
-from outrider.contract.batch import Header
+from outrider.contract.batch import Header, Stream
 from outrider.contract.reasons import Reason
 from outrider.runtime import metrics
 from outrider.runtime.accounting import Accounting, Counted, Key, key_of
@@ -38,16 +39,15 @@ class Verdicts:
 async def judge(connection: psycopg.AsyncConnection, accounting: Accounting, headers: Sequence[Header]) -> Verdicts:
     """Lock the accounting of these messages and tell the fresh ones from those stored before (also within the batch)."""
     verdicts = Verdicts(list(headers))
-    numbered = [i for i, header in enumerate(headers) if header.seq is not None]
-    stored, full = await accounting.stored_before(connection, [headers[i] for i in numbered])
-    seen: set[tuple[Key, int | None]] = set()
-    for position, i in enumerate(numbered):
-        identity = (key_of(headers[i]), headers[i].seq)
-        if position in stored or identity in seen:
+    first: dict[Key, dict[int, int]] = {}
+    for i, header in enumerate(headers):
+        if header.seq is not None and first.setdefault(key_of(header), {}).setdefault(header.seq, i) != i:
             verdicts.stale.add(i)
-        elif position in full:
-            verdicts.full.add(i)
-        seen.add(identity)
+    stored, full = await accounting.stored_before(connection, first)
+    for key, seqs in stored.items():
+        verdicts.stale.update(first[key][seq] for seq in seqs)
+    for key in full:
+        verdicts.full.update(i for i in first[key].values() if i not in verdicts.stale)
     return verdicts
 
 
@@ -73,18 +73,23 @@ def count(verdicts: Verdicts) -> dict[Key, Counted]:
 
 def acknowledge(verdicts: Verdicts, acks: Acknowledger, ledger: str) -> None:
     """Tell the devices; call it only after the commit."""
+    stored: dict[Key, list[int]] = {}
+    outcomes: Counter[tuple[Stream, str]] = Counter()
     for i, header in enumerate(verdicts.headers):
         if header.boot is None:
             continue
         key = key_of(header)
         if header.gone:
             acks.gone(key, header.gone, ledger)
-            metrics.SEQUENCE.labels(header.stream, "gone").inc(sum(last - first + 1 for first, last in header.gone))
+            outcomes[header.stream, "gone"] += sum(last - first + 1 for first, last in header.gone)
         if header.seq is None:
             continue
-        outcome = "duplicate" if i in verdicts.stale else "stored"
-        metrics.SEQUENCE.labels(header.stream, str(verdicts.refused.get(i, outcome))).inc()
-        reasons = [*header.reasons, *([verdicts.refused[i]] if i in verdicts.refused else [])]
-        if reasons:
-            acks.rejected(key, header.seq, str(reasons[0]))
-        acks.stored(key, [header.seq], ledger)
+        stored.setdefault(key, []).append(header.seq)
+        refused = verdicts.refused.get(i)
+        outcomes[header.stream, refused or ("duplicate" if i in verdicts.stale else "stored")] += 1
+        if refused or header.reasons:
+            acks.rejected(key, header.seq, str(header.reasons[0] if header.reasons else refused))
+    for key, seqs in stored.items():
+        acks.stored(key, seqs, ledger)
+    for (stream, outcome), number in outcomes.items():
+        metrics.SEQUENCE.labels(stream, outcome).inc(number)

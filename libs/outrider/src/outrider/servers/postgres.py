@@ -1,5 +1,6 @@
 """Finds PostgreSQL programs and runs a private cluster, as root too."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -317,7 +318,9 @@ class Postgres(Server):
 def _sweep() -> None:
     """Removes clusters in /var/tmp whose data folder is gone and that nobody runs."""
     for parent in _VAR_TMP.glob(f"outrider-{os.geteuid()}-*"):
-        origin = parent / "origin"
-        ours = parent.lstat().st_uid == os.geteuid() and origin.exists()
-        if ours and not Path(origin.read_text()).exists() and not base.processes_with_argument(str(parent / "cluster")):
-            shutil.rmtree(parent, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # its owner, or another start, removes it at this moment
+            origin = parent / "origin"
+            ours = parent.lstat().st_uid == os.geteuid()
+            gone = ours and not Path(origin.read_text()).exists()
+            if gone and not base.processes_with_argument(str(parent / "cluster")):
+                shutil.rmtree(parent, ignore_errors=True)

@@ -51,17 +51,10 @@ class Bus:
 def _messages(delivery: Delivery) -> list[Seen]:
     if topics.BUS_SAMPLES.parse(delivery.topic):
         batch = decode_samples(delivery.payload)
-        columns = zip(batch.series_index, batch.ts, batch.value, strict=True)
-        seen = []
-        for header, count in zip(batch.headers, batch.counts, strict=True):
-            message = Seen(delivery.topic, batch.number, header)
-            for _ in range(count):
-                series, ts, value = next(columns)
-                tenant, device, metric, kind = batch.series[series]
-                assert (tenant, device) == (header.tenant, header.device)
-                message.samples.append((metric, kind, ts, value))
-            seen.append(message)
-        return seen
+        return [
+            Seen(delivery.topic, batch.number, header, list(samples.rows()))
+            for header, samples in zip(batch.headers, batch.samples, strict=True)
+        ]
     records = decode_records(delivery.payload)
     return [
         Seen(delivery.topic, records.number, header, records=lines)
