@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from outrider.contract.batch import Header, Range
 from outrider.contract.reasons import Reason
-from outrider.runtime.accounting import Counted, multirange, to_ranges
+from outrider.runtime import metrics
+from outrider.runtime.accounting import Counted, _text_array, multirange, to_ranges
 from outrider.runtime.acks import Acknowledger
 from outrider.runtime.rejects import Rejection
 from outrider.runtime.verdicts import Verdicts, acknowledge, count
@@ -101,9 +103,9 @@ def test_count(case: Any) -> None:
 async def test_devices_are_told_what_is_settled(headers: list[Header], judged: Any, expected: list[Any]) -> None:
     published: list[Any] = []
 
-    async def publish(topic: str, payload: bytes, *, qos: int) -> None:
-        assert (topic, qos) == ("fleet/v1/demo/van-1/ack", 0)
-        published.append(json.loads(payload))
+    async def publish(messages: Sequence[tuple[str, bytes]]) -> None:
+        assert {topic for topic, _ in messages} <= {"fleet/v1/demo/van-1/ack"}
+        published.extend(json.loads(payload) for _, payload in messages)
 
     acks = Acknowledger(publish)
     acknowledge(Verdicts(headers, **judged), acks, "ledger-1")
@@ -118,3 +120,27 @@ def test_the_first_reason_of_a_message_stays_and_every_refused_part_is_kept() ->
     verdicts.refuse(0, Reason.CONFLICT, rejection(Reason.CONFLICT))
     assert verdicts.refused == {0: Reason.BAD_VALUE}
     assert [kept.reason for kept in verdicts.rejections] == ["bad_value", "conflict"]
+
+
+def test_every_numbered_message_is_counted_under_one_outcome() -> None:
+    def value(outcome: str) -> float:
+        return metrics.SEQUENCE.labels("telemetry", outcome)._value.get()
+
+    outcomes = ("stored", "duplicate", "conflict", "bad_value", "gone")
+    before = [value(outcome) for outcome in outcomes]
+    headers = [header(1), header(2), header(2), header(3), header(4), header(5), header(None, gone=[(7, 9)])]
+    judged: Any = {"stale": {3, 4}, "refused": {4: Reason.CONFLICT, 5: Reason.BAD_VALUE}}
+
+    async def publish(messages: Sequence[tuple[str, bytes]]) -> None:
+        """Nobody listens."""
+
+    acknowledge(Verdicts(headers, **judged), Acknowledger(publish), "ledger-1")
+    assert [value(outcome) - was for outcome, was in zip(outcomes, before, strict=True)] == [2, 2, 1, 1, 3]
+
+
+@given(st.lists(st.text("abc-019", max_size=5) | st.text(max_size=5), max_size=5))
+def test_text_arrays_hold_any_text(items: list[str]) -> None:
+    text = _text_array(items)
+    parts = re.findall(r'"((?:[^"\\]|\\.)*)"', text, re.DOTALL)
+    assert text == ("{" + ",".join(f'"{part}"' for part in parts) + "}")
+    assert [re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in parts] == items

@@ -53,7 +53,7 @@ def headers(stream: str) -> st.SearchStrategy[Header]:
     gone = st.tuples(RANGES, st.none() | TEXT.filter(bool)).map(lambda g: g if g[0] else (g[0], None))
     return st.tuples(
         NAMES, NAMES, st.none() | NUMBERS, st.none() | NUMBERS, TIMES, st.none() | TIMES, st.lists(NAMES), gone
-    ).map(lambda h: Header(h[0], h[1], stream, h[2], h[3], h[4], h[5], h[6], h[7][0], h[7][1]))  # type: ignore[arg-type]
+    ).map(lambda h: Header(h[0], h[1], stream, h[2], h[3], h[4], h[5], h[6] or (), h[7][0] or (), h[7][1]))  # type: ignore[arg-type]
 
 
 def typed(value: Any) -> str:

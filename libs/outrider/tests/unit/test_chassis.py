@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -93,11 +93,10 @@ class Published(list[tuple[str, dict[str, Any]]]):
 
     failing = False
 
-    async def publish(self, topic: str, payload: bytes, *, qos: int) -> None:
-        assert qos == 0
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if self.failing:
             raise ConnectionLost("no broker")
-        self.append((topic, json.loads(payload)))
+        self += [(topic, json.loads(payload)) for topic, payload in messages]
 
 
 async def until(published: Published, count: int) -> None:

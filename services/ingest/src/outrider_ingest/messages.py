@@ -105,7 +105,7 @@ class Message:
             decoded.seq,
             self.received_ms,
             decoded.now_ms,
-            list(dict.fromkeys(rejection.reason for rejection in self.rejections)) if self.rejections else [],
+            list(dict.fromkeys(rejection.reason for rejection in self.rejections)) if self.rejections else (),
             decoded.gone,
             decoded.gone_reason,
         )

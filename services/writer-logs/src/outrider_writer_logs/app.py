@@ -26,7 +26,7 @@ async def build(chassis: Chassis[Settings]) -> None:
     """Wire the service: settings → store → consumer → handler."""
     settings = chassis.settings
     store = LogStore(chassis.database, GROUP)
-    acks = Acknowledger(chassis.publisher.publish)
+    acks = Acknowledger(chassis.publisher.publish_all)
 
     async def handle(lease: Lease, deliveries: Sequence[Delivery]) -> None:
         ledger, verdicts, lines = await store.store(decode(deliveries))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import psycopg
@@ -47,8 +47,8 @@ def batch(*messages: tuple[Header, list[Record]], n: int = 1, epoch: int = 1) ->
 async def acks_of(stored: tuple[str, Verdicts, int]) -> list[dict[str, Any]]:
     published: list[dict[str, Any]] = []
 
-    async def publish(topic: str, payload: bytes, *, qos: int) -> None:
-        published.append(json.loads(payload))
+    async def publish(messages: Sequence[tuple[str, bytes]]) -> None:
+        published.extend(json.loads(payload) for _, payload in messages)
 
     ledger, verdicts, _ = stored
     acknowledger = Acknowledger(publish)

@@ -32,7 +32,7 @@ async def build(chassis: Chassis[Settings]) -> None:
     """Wire the service: settings → ledger → consumer → handler."""
     settings = chassis.settings
     ledger = Ledger(chassis.database, GROUP, settings.writer_series_cache)
-    acks = Acknowledger(chassis.publisher.publish)
+    acks = Acknowledger(chassis.publisher.publish_all)
 
     async def handle(lease: Lease, deliveries: Sequence[Delivery]) -> None:
         stored = await ledger.store(decode(deliveries))

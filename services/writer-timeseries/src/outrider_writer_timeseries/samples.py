@@ -73,9 +73,12 @@ class Column:
 def numbers(values: Sequence[Value]) -> NDArray[np.float64]:
     """Float64 of JSON numbers and booleans; NaN for what is none or does not fit (a caller refuses those)."""
     try:
-        return np.array(values, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        return np.array([_number(value) for value in values], dtype=np.float64)
+        found = np.array(values)
+    except (ValueError, OverflowError):
+        found = np.empty(0, dtype=object)
+    if found.dtype.kind in "fiub":
+        return found.astype(np.float64, copy=False)
+    return np.array([_number(value) for value in values], dtype=np.float64)  # a text that looks like a number is none
 
 
 def _number(value: Any) -> float:
@@ -118,7 +121,8 @@ async def store(
 
 
 def _binary(column: Column, rows: NDArray[np.int64]) -> bytes:
-    order = rows[np.lexsort((column.ts[rows], column.series[rows]))]  # sorted by key: the index is written in order
+    # By series, so that the index is written in order; times of a series come in order mostly, and are left as they came.
+    order = rows[np.argsort(column.series[rows], kind="stable")]
     out = np.empty(len(order), dtype=_ROW)
     out["fields"], out["l1"], out["l2"], out["l3"] = 3, 4, 8, 8
     out["series"] = column.series[order]

@@ -9,7 +9,7 @@ their messages; `samples.dt[i]` are the times of message i.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, cycle, groupby, repeat
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -39,8 +39,8 @@ class Header:
     seq: int | None
     received_ms: int
     now_ms: int | None = None
-    reasons: list[str] = field(default_factory=list)
-    gone: list[Range] = field(default_factory=list)
+    reasons: Sequence[str] = ()
+    gone: Sequence[Range] = ()
     gone_reason: str | None = None
 
 
@@ -195,8 +195,8 @@ def _headers_in(document: dict[str, Any]) -> list[Header]:
     ]
     for index, extra in columns.get("extra", {}).items():
         header = headers[int(index)]
-        header.reasons = extra.get("reasons", [])
-        header.gone = [(first, last) for first, last in extra.get("gone", [])]
+        header.reasons = extra.get("reasons", ())
+        header.gone = [(first, last) for first, last in extra["gone"]] if "gone" in extra else ()
         header.gone_reason = extra.get("gone_reason")
     return headers
 

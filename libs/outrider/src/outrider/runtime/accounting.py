@@ -6,7 +6,7 @@ The same SQL serves every writer; each has its own `sequence` table in its own s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -113,20 +113,47 @@ def key_of(header: Header) -> Key:
 
 def multirange(seqs: Iterable[int] = (), ranges: Iterable[Range] = ()) -> str:
     """PostgreSQL text of an int8multirange that holds these numbers and inclusive ranges."""
-    parts = [f"[{first},{last}]" for first, last in ranges]
-    parts += [f"[{first},{last}]" for first, last in to_ranges(seqs)]
-    return "{" + ",".join(parts) + "}"
+    return "{" + ",".join([f"[{first},{last}]" for first, last in (*ranges, *to_ranges(seqs))]) + "}"
 
 
 def to_ranges(seqs: Iterable[int]) -> list[Range]:
     """Sorted, disjoint, inclusive ranges of a set of numbers: `[1, 2, 3, 7]` → `[(1, 3), (7, 7)]`."""
+    distinct = sorted(set(seqs))
+    if not distinct:
+        return []
+    if distinct[-1] - distinct[0] == len(distinct) - 1:
+        return [(distinct[0], distinct[-1])]  # nearly always
     ranges: list[Range] = []
-    for seq in sorted(set(seqs)):
+    for seq in distinct:
         if ranges and seq == ranges[-1][1] + 1:
             ranges[-1] = (ranges[-1][0], seq)
         else:
             ranges.append((seq, seq))
     return ranges
+
+
+def _text_array(items: Sequence[str]) -> str:
+    """PostgreSQL text of a text[]: joined here, because psycopg looks at every item of a list by itself."""
+    if not items:
+        return "{}"
+    joined = '","'.join(items)
+    if "\\" in joined or joined.count('"') != 2 * (len(items) - 1):
+        joined = '","'.join([item.replace("\\", "\\\\").replace('"', '\\"') for item in items])
+    return '{"' + joined + '"}'
+
+
+def _key_columns(keys: Sequence[Key]) -> dict[str, str]:
+    tenant, device, stream, boot = zip(*keys, strict=True)
+    return {
+        "tenant": _text_array(tenant),
+        "device": _text_array(device),
+        "stream": _text_array(stream),
+        "boot": _integer_array(boot),
+    }
+
+
+def _integer_array(items: Sequence[int]) -> str:
+    return "{" + ",".join(map(str, items)) + "}"
 
 
 def _numbers_in(text: str) -> Iterator[int]:
@@ -154,14 +181,8 @@ class Accounting:
         keys = sorted(seqs)
         if not keys:
             return {}, set()
-        tenant, device, stream, boot = zip(*keys, strict=True)
-        columns: dict[str, list[object]] = {
-            "tenant": list(tenant),
-            "device": list(device),
-            "stream": list(stream),
-            "boot": list(boot),
-        }
-        asked = columns | {"seqs": [multirange(seqs[key]) for key in keys]}
+        columns = _key_columns(keys)
+        asked = columns | {"seqs": _text_array([multirange(seqs[key]) for key in keys])}
         rows = await (await connection.execute(self._look, asked)).fetchall()
         if len(rows) < len(keys):
             await connection.execute(self._open, columns)
@@ -174,20 +195,16 @@ class Accounting:
         """Add a batch's counts in the connection's transaction."""
         if not counted:
             return
-        tenant, device, stream, boot = zip(*counted, strict=True)
         values = counted.values()
         await connection.execute(
             self._count,
             {
-                "tenant": list(tenant),
-                "device": list(device),
-                "stream": list(stream),
-                "boot": list(boot),
-                "stored": [multirange(c.stored) for c in values],
-                "gone": [multirange(ranges=c.gone) for c in values],
-                "duplicates": [c.duplicates for c in values],
-                "conflicts": [c.conflicts for c in values],
-                "rejected": [c.rejected for c in values],
+                **_key_columns(list(counted)),
+                "stored": _text_array([multirange(c.stored) for c in values]),
+                "gone": _text_array([multirange(ranges=c.gone) if c.gone else "{}" for c in values]),
+                "duplicates": _integer_array([c.duplicates for c in values]),
+                "conflicts": _integer_array([c.conflicts for c in values]),
+                "rejected": _integer_array([c.rejected for c in values]),
             },
         )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
 
 import orjson
 
@@ -24,7 +26,8 @@ Needs = Callable[[], Awaitable[tuple[str | None, list[tuple[Key, list[Range]]]]]
 class Acknowledger:
     """Collects what was committed and tells the devices. Call it only after the commit."""
 
-    def __init__(self, publish: Callable[..., Awaitable[None]]) -> None:
+    def __init__(self, publish: Callable[[Sequence[tuple[str, bytes]]], Awaitable[None]]) -> None:
+        """`publish` takes (topic, payload) of many acks at once, with QoS 0."""
         self._publish = publish
         self._ledger: str | None = None
         self._seqs: dict[Key, list[int]] = {}
@@ -83,6 +86,8 @@ class Acknowledger:
         rejected, self._rejected = self._rejected, {}
         need, self._need = self._need, {}
         gone, self._gone = self._gone, {}
+        messages: list[tuple[str, bytes]] = []
+        streams: Counter[str] = Counter()
         for key in seqs.keys() | need.keys() | gone.keys():
             tenant, device, stream, boot = key
             document = {
@@ -90,13 +95,22 @@ class Acknowledger:
                 "stream": stream,
                 "boot": boot,
                 "seq": to_ranges(seqs.get(key, ())),
-                "rejected": sorted(rejected.get(key, {}).items()),
-                "need": need.get(key, []),
+                "rejected": sorted(rejected[key].items()) if key in rejected else (),
+                "need": need.get(key, ()),
             }
             if key in gone:
                 document["gone"] = gone[key]
-            try:
-                await self._publish(topics.ACK.name(tenant=tenant, device=device), orjson.dumps(document), qos=0)
-                metrics.ACKS.labels(stream).inc()
-            except Transient as error:
-                log.warning("ack_not_published", extra={"device": device, "reason": str(error)})
+            messages.append((_topic(tenant, device), orjson.dumps(document)))
+            streams[stream] += 1
+        try:
+            await self._publish(messages)
+        except Transient as error:
+            log.warning("acks_not_published", extra={"count": len(messages), "reason": str(error)})
+            return
+        for stream, count in streams.items():
+            metrics.ACKS.labels(stream).inc(count)
+
+
+@lru_cache(maxsize=65_536)
+def _topic(tenant: str, device: str) -> str:
+    return str(topics.ACK.name(tenant=tenant, device=device))

@@ -298,6 +298,14 @@ class Connection(asyncio.Protocol):
         if code >= FAILURE:
             raise Transient(f"broker refused a message on {topic}: {_REASONS.get(code, hex(code))}")
 
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish many (topic, payload) with QoS 0, in one write. Raises ConnectionLost."""
+        if not self._writable.is_set():
+            await self._writable.wait()
+        if self.closed.is_set():
+            raise self.reason
+        self._write(b"".join([packets.publish(topic, payload) for topic, payload in messages]))
+
     async def subscribe(self, filters: Sequence[str], qos: int = 1) -> None:
         """Subscribe and wait for SUBACK. Raises Transient naming a filter the broker refuses."""
         if not filters:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -91,6 +92,10 @@ class Service(Generic[S]):
             return
         configured: S = settings.load(self.settings)
         logs.configure(self.name, configured.log_level, configured.log_format)
+        # Batches are thousands of objects without cycles that die together: looking for cycles every 700 of them, and
+        # through all modules each time, finds nothing.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         sys.exit(uvloop.run(self.run(configured)))
 
     async def run(self, configured: S, stop: asyncio.Event | None = None) -> int:

@@ -136,7 +136,11 @@ class Session:
         if connection is not self._connection:
             return
         self._in_hand -= len(deliveries)
-        self._bytes -= sum([len(delivery.payload) + OVERHEAD_BYTES for delivery in deliveries])
+        for delivery in deliveries:
+            self._bytes -= len(delivery.payload) + OVERHEAD_BYTES
+            delivery.note = (
+                None  # what a handler noted points back to it; free both now, not when a collection finds them
+            )
         if self._in_hand == len(self._queue):
             self._oldest_taken_ms = None
         if self._paused and self._bytes < self._max_bytes // 2:
@@ -228,6 +232,12 @@ class Publisher:
         if self._connection is None or not self._ready.is_set():
             raise ConnectionLost("the publisher is not connected")
         await self._connection.publish(topic, payload, qos=qos, user_properties=user_properties)
+
+    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish many (topic, payload) with QoS 0 in one write. Raises Transient (ConnectionLost)."""
+        if self._connection is None or not self._ready.is_set():
+            raise ConnectionLost("the publisher is not connected")
+        await self._connection.publish_all(messages)
 
     async def close(self) -> None:
         """Disconnect."""
