@@ -47,6 +47,8 @@ class Message:
     # Defaults stand on the class: most messages change few of them, and making one is in the way of every message.
     replayed = False
     decoded: Decoded | None = None
+    number: tuple[int, int] | None = None
+    """(boot, seq) of a plain message, which has nothing else to be decoded."""
     samples: Samples = NO_SAMPLES
     records: Sequence[Record] = ()
     resolved = False
@@ -93,10 +95,12 @@ class Message:
 
     def header(self) -> Header | None:
         """What the bus carries of it; None where there is nothing to store, count or acknowledge."""
-        decoded = self.decoded
+        decoded, identity = self.decoded, self.identity
+        if decoded is None and self.samples:
+            boot, seq = self.number or (None, None)
+            return Header(identity.tenant, identity.device, identity.stream, boot, seq, self.received_ms)
         if decoded is None or not (self.samples or self.records or decoded.gone or decoded.seq is not None):
             return None
-        identity = self.identity
         return Header(
             identity.tenant,
             identity.device,
@@ -141,7 +145,7 @@ def read(delivery: Delivery) -> Message:
     if identity.levels == _TELEMETRY and identity.problem is None and not message.replayed:
         found = plain.read(delivery.payload, delivery.received_ms)
         if found is not None:
-            message.decoded, message.samples = found
+            message.number, message.samples = found
             message.resolved = True
             delivery.note = message
             return message

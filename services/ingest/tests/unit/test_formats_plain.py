@@ -64,8 +64,8 @@ def rows(payload: bytes) -> list[tuple[Any, ...]] | None:
     found = plain.read(payload, RECEIVED)
     if found is None:
         return None
-    decoded, samples = found
-    return [(decoded.boot, decoded.seq), *((*row, type(row[3])) for row in samples.rows())]
+    number, samples = found
+    return [number or (None, None), *((*row, type(row[3])) for row in samples.rows())]
 
 
 def rows_of_the_long_way(payload: bytes) -> list[tuple[Any, ...]]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outrider.contract import limits
-from outrider.contract.batch import Header, Shape
+from outrider.contract.batch import Header, Kind, Shape
 from outrider.runtime.database import Database
 
-SeriesKey = tuple[str, str, str, str]
+SeriesKey = tuple[str, str, str, Kind]
 """(tenant, device, metric, kind)"""
 
 REFUSED = 0
@@ -36,17 +35,27 @@ ON CONFLICT DO NOTHING
 """
 
 
-DEVICE_MAX_SHAPES = 64
-"""Shapes remembered of a device; one that sends ever new ones starts over."""
+DEVICE_MAX_SHAPES = 16
+"""Shapes remembered of a device; those of one that sends ever new combinations of its metrics become one."""
+SHAPE_SIZE = 32
+"""What a remembered shape takes beside its ids, in ids (about 8 bytes each)."""
 
 
-@dataclass(slots=True)
-class _Device:
-    """What is known of a device: the id of each (metric, kind), and the ids of the runs of shapes it sent."""
+class _Device(dict[Shape, NDArray[np.int32]]):
+    """The ids of the runs of the shapes a device sent. An id takes four bytes: a fleet has a million series."""
 
-    ids: dict[tuple[str, str], int] = field(default_factory=dict)
-    shapes: dict[Shape, NDArray[np.int32]] = field(default_factory=dict)
-    size: int = 0
+    def known(self) -> dict[tuple[str, Kind], int]:
+        """The id of each (metric, kind), from all shapes."""
+        return {
+            (metric, kind): id_
+            for shape, ids in self.items()
+            for (metric, kind, _), id_ in zip(shape.runs, ids.tolist(), strict=True)
+        }
+
+    @property
+    def size(self) -> int:
+        """In ids."""
+        return sum(SHAPE_SIZE + len(ids) for ids in self.values())
 
 
 class SeriesMap:
@@ -67,48 +76,60 @@ class SeriesMap:
         """For each message the series id of each run of its shape; REFUSED for one more metric than its device may
         have. Raises Transient."""
         found: list[NDArray[np.int32] | None] = []
-        unknown: dict[SeriesKey, None] = {}
+        unknown: dict[tuple[str, str], list[Shape]] = {}
         for header, shape in messages:
-            device = self._cache.get((header.tenant, header.device))
-            ids = device.shapes.get(shape) if device is not None else None
+            key = (header.tenant, header.device)
+            device = self._cache.get(key)
+            ids = device.get(shape) if device is not None else None
             found.append(ids)
             if ids is None:
-                unknown.update(
-                    dict.fromkeys((header.tenant, header.device, metric, kind) for metric, kind, _ in shape.runs)
-                )
-        ids_of = await self._ids(unknown) if unknown else {}
-        complete: list[NDArray[np.int32]] = []
-        for ids, (header, shape) in zip(found, messages, strict=True):
-            key = (header.tenant, header.device)
-            if ids is None:
-                ids = np.array([ids_of[*key, metric, kind] for metric, kind, _ in shape.runs], dtype=np.int32)
-                self._remember_shape(key, shape, ids)
-            if key in self._cache:
-                self._cache.move_to_end(key)
-            complete.append(ids)
-        self._shrink()
-        return complete
-
-    async def _ids(self, keys: Iterable[SeriesKey]) -> dict[SeriesKey, int]:
-        found: dict[SeriesKey, int] = {}
-        missing: list[SeriesKey] = []
-        for key in keys:
-            device = self._cache.get(key[:2])
-            known = device.ids.get(key[2:]) if device is not None else None
-            if known is None:
-                missing.append(key)
+                unknown.setdefault(key, []).append(shape)
             else:
-                found[key] = known
+                self._cache.move_to_end(key)
+        if unknown:
+            new = await self._ids(unknown)
+            for i, (header, shape) in enumerate(messages):
+                if found[i] is None:
+                    found[i] = new[header.tenant, header.device][shape]
+        return [ids for ids in found if ids is not None]
+
+    async def _ids(self, unknown: dict[tuple[str, str], list[Shape]]) -> dict[tuple[str, str], _Device]:
+        """The ids of these shapes; remembered where none is refused."""
+        known = {key: self._cache[key].known() if key in self._cache else {} for key in unknown}
+        missing = {
+            (*key, metric, kind): None
+            for key, shapes in unknown.items()
+            for shape in shapes
+            for metric, kind, _ in shape.runs
+            if (metric, kind) not in known[key]
+        }
         if missing:
-            created = await self._find_or_create(missing)
-            found |= created
-            for key, id_ in created.items():
-                if id_ != REFUSED:  # a device full today may have room after an operator removed metrics
-                    device = self._cache.setdefault(key[:2], _Device())
-                    device.ids[key[2:]] = id_
-                    device.size += 1
-                    self.size += 1
+            for (tenant, name, metric, kind), id_ in (await self._find_or_create(list(missing))).items():
+                known[tenant, name][metric, kind] = id_
+        found: dict[tuple[str, str], _Device] = {}
+        for key, shapes in unknown.items():
+            found[key] = device = _Device()
+            for shape in shapes:
+                device[shape] = np.array([known[key][run[:2]] for run in shape.runs], dtype=np.int32)
+            self._remember(key, {shape: ids for shape, ids in device.items() if REFUSED not in ids})
         return found
+
+    def _remember(self, key: tuple[str, str], shapes: dict[Shape, NDArray[np.int32]]) -> None:
+        # A device full today may have room after an operator removed metrics: nothing refused is remembered.
+        device = self._cache.setdefault(key, _Device())
+        self.size -= device.size
+        device.update(shapes)
+        if len(device) > DEVICE_MAX_SHAPES:
+            known = device.known()
+            device.clear()
+            device[Shape(tuple([(metric, kind, 1) for metric, kind in known]))] = np.array(
+                list(known.values()), dtype=np.int32
+            )
+        self.size += device.size
+        self._cache.move_to_end(key)
+        while self.size > self._capacity and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self.size -= dropped.size
 
     async def _find_or_create(self, keys: list[SeriesKey]) -> dict[SeriesKey, int]:
         async with self._database.transaction() as connection:
@@ -137,23 +158,6 @@ class SeriesMap:
                 cursor = await connection.execute(FIND, _columns(allowed))
                 found |= {(t, d, m, k): int(id_) for t, d, m, k, id_ in await cursor.fetchall()}
         return {key: found.get(key, REFUSED) for key in keys}
-
-    def _remember_shape(self, key: tuple[str, str], shape: Shape, ids: NDArray[np.int32]) -> None:
-        device = self._cache.get(key)
-        if device is None or REFUSED in ids:
-            return
-        if len(device.shapes) >= DEVICE_MAX_SHAPES:
-            self.size -= device.size - len(device.ids)
-            device.size = len(device.ids)
-            device.shapes.clear()
-        device.shapes[shape] = ids
-        device.size += len(ids)
-        self.size += len(ids)
-
-    def _shrink(self) -> None:
-        while self.size > self._capacity and self._cache:
-            _, dropped = self._cache.popitem(last=False)
-            self.size -= dropped.size
 
 
 def _columns(keys: list[SeriesKey]) -> dict[str, list[str]]:

@@ -23,7 +23,7 @@ class Settings(ServiceSettings):
         0.02, ge=0, description="Longest wait to fill a transaction; it adds to the time until the application ack."
     )
     writer_series_cache: int = Field(
-        400_000,
+        2_000_000,
         ge=1_000,
-        description="Series ids kept in memory, about 150 bytes each; beyond it they are looked up again.",
+        description="Series ids kept in memory, about 8 bytes each; beyond it they are looked up again.",
     )

@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
             self._rest += data[position:]
 
     def _on_other(self, data: bytes, frame: Frame) -> None:
-        kind = frame.first & 0xF0
+        kind = frame[0] & 0xF0
         if kind in (packets.PUBACK, packets.SUBACK, packets.UNSUBACK):
             packet_id, codes = packets.read_codes(data, frame)
             waiting = self._waiting.pop(packet_id, None)

@@ -24,7 +24,6 @@ from outrider.contract.limits import (
 from outrider.contract.reasons import Refused
 from outrider_ingest.formats import compact
 from outrider_ingest.formats.compression import unpack
-from outrider_ingest.formats.decoded import Decoded
 from outrider_ingest.formats.names import METRICS
 
 _KEYS_MAX_NAMES = 100_000
@@ -77,8 +76,10 @@ class _KnownKeys(dict[tuple[str, ...], _Keys]):
 _KEYS = _KnownKeys()
 
 
-def read(payload: bytes, received_ms: int) -> tuple[Decoded, Samples] | None:
-    """Numbering and samples of a plain message on `telemetry` that was received at `received_ms`; None for any other.
+def read(payload: bytes, received_ms: int) -> tuple[tuple[int, int] | None, Samples] | None:
+    """(boot, seq), if it has them, and samples of a plain message on `telemetry`; None for any other.
+
+    `received_ms` (epoch ms) is the server's clock, by which times ahead of it are told.
 
     Never raises: what is wrong with a message is the long way's to say.
     """
@@ -98,7 +99,7 @@ def read(payload: bytes, received_ms: int) -> tuple[Decoded, Samples] | None:
     samples = _compact(document, latest_ms) if "series" in document else _flat(document, latest_ms)
     if samples is None:
         return None
-    return Decoded(boot, seq), samples
+    return ((boot, seq) if numbered else None), samples
 
 
 def _flat(document: dict[str, Any], latest_ms: int) -> Samples | None:
