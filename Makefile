@@ -1,6 +1,6 @@
 # `make` prints this file's targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test chaos check lock docs clean
+.PHONY: help setup demo up down test chaos bench telegraf check lock docs clean
 
 PYTHON := .venv/bin/python
 SOURCES := libs/outrider/src $(wildcard services/*/src) cli/src
@@ -21,11 +21,17 @@ up: setup ## Run broker, database and all services until Ctrl-C
 down: setup ## Stop what runs in ./.outrider
 	@.venv/bin/outrider down $(OPTIONS)
 
-test: setup ## Run all tests; OPTIONS="-k word" chooses some
-	@$(PYTHON) -m pytest $(OPTIONS)
+test: setup ## Run all tests, in parallel; OPTIONS="-k word" chooses some, OPTIONS="-n 0" runs one after the other
+	@$(PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(OPTIONS)
 
 chaos: setup ## Break everything on purpose and count every sample: ROUNDS=10, SEED=0 (random), OPTIONS="--help"
 	@$(PYTHON) -m tests.chaos --rounds $(or $(ROUNDS),10) --seed $(or $(SEED),0) $(OPTIONS)
+
+bench: setup ## Measure speed, CPU and latency under load, beside peers: FULL=1 adds growth; SECONDS=10, OPTIONS="--help"
+	@$(PYTHON) -m tests.bench $(if $(SECONDS),--seconds $(SECONDS)) $(if $(FULL),--full) $(OPTIONS)
+
+telegraf: setup ## Build the Telegraf that the benchmark compares with (needs Go)
+	@scripts/fetch_telegraf
 
 check: setup ## Lint, types, generated files
 	@$(PYTHON) -m ruff check .

@@ -35,6 +35,7 @@ def zstd_stream(data: bytes, **parameters: int) -> bytes:
         zstd_stream(BODY),
         *(zlib.compress(BODY, level) for level in (0, 1, 6, 9)),
     ],
+    ids=["plain", "gzip", "zstd", "zstd stream", "zlib 0", "zlib 1", "zlib 6", "zlib 9"],  # gzip's bytes hold the time
 )
 def test_unpack_gives_the_body(payload: bytes) -> None:
     assert unpack(payload) == BODY

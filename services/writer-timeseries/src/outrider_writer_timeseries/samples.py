@@ -45,6 +45,10 @@ WHERE t.value IS DISTINCT FROM s.value
 """
 
 
+class SomeAreThere(Exception):
+    """A row of a COPY has the key of a stored one."""
+
+
 @dataclass(slots=True)
 class Column:
     """Samples of one ledger table as parallel arrays.
@@ -98,23 +102,30 @@ async def store(
     column: Column,
     on_conflict: Callable[[int, Any], None],
     on_bad: Callable[[int, str], None],
+    *,
+    straight: bool,
 ) -> None:
     """Store a column in the connection's transaction.
 
+    `straight`: numbers by COPY into the table itself; raises SomeAreThere where a key is there already, and the
+    transaction must be begun anew without it.
     `on_conflict(i, stored)`: sample i differs from the stored value (None: it would add a row to a message that is
     counted as stored). `on_bad(i, why)`: sample i cannot be stored at all. Equal samples are duplicates and fine.
     """
     if column.table != "sample":
         await _through_staging(connection, column, np.arange(len(column)), on_conflict, on_bad)
         return
+    if not straight:
+        await _through_staging(connection, column, np.arange(len(column)), on_conflict, on_bad)
+        return
     fresh = np.flatnonzero(column.fresh)
     if len(fresh):
         try:
-            async with connection.transaction(), connection.cursor() as cursor, cursor.copy(COPY_NUMBERS) as copy:
+            # No savepoint: it would cost every transaction two round trips and a transaction id for what is seldom.
+            async with connection.cursor() as cursor, cursor.copy(COPY_NUMBERS) as copy:
                 await copy.write(_binary(column, fresh))
-        except pg.UniqueViolation:
-            await _through_staging(connection, column, np.arange(len(column)), on_conflict, on_bad)
-            return
+        except pg.UniqueViolation as error:
+            raise SomeAreThere from error
     stale = np.flatnonzero(~column.fresh)
     if len(stale):
         await _through_staging(connection, column, stale, on_conflict, on_bad)

@@ -18,7 +18,7 @@ from outrider.contract import limits, topics
 from outrider.contract.batch import BatchNumber, Header, Record, RecordBatch, SampleBatch, Shape
 from outrider.contract.reasons import EXPLANATION, Reason
 from outrider.runtime import rejects
-from outrider.runtime.accounting import Accounting, Key, ledger_id
+from outrider.runtime.accounting import LEDGER_ID, Accounting, Key
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
 from outrider.runtime.records import RecordTable
@@ -114,40 +114,55 @@ class Ledger:
         """
         gathered = _gather([batch for _, batch in work.samples])
         ids = await self._series.of(list(zip(gathered.headers, gathered.shapes, strict=True)))
-        event_headers = [header for _, batch in work.events for header in batch.headers]
         records = [r for _, batch in work.events for r in batch.records]
         await self._prepare(gathered, records)
         try:
-            async with self._database.transaction() as connection:
-                same = await self._is_same_ledger(connection)
-                if same:
-                    sample_verdicts = await judge(connection, self._accounting, gathered.headers)
-                    stored = await self._store_samples(connection, gathered, ids, sample_verdicts)
-                    event_verdicts = await judge(connection, self._accounting, event_headers)
-                    events = await self._events.store(connection, event_verdicts, records)
-                    both = [sample_verdicts, event_verdicts]
+            try:
+                return await self._commit(work, gathered, ids, records, straight=True)
+            except samples.SomeAreThere:  # seldom: a redelivery, or a conflict
+                return await self._commit(work, gathered, ids, records, straight=False)
+        except pg.CheckViolation as error:  # a partition we knew was dropped meanwhile
+            self._forget()
+            raise Transient("a partition is missing; it is created on the next try") from error
+
+    async def _commit(
+        self,
+        work: Work,
+        gathered: _Samples,
+        ids: list[NDArray[np.int32]],
+        records: Sequence[Sequence[Record]],
+        *,
+        straight: bool,
+    ) -> Stored:
+        """The transaction; `straight`: with COPY into the table itself, which raises SomeAreThere if it cannot."""
+        event_headers = [header for _, batch in work.events for header in batch.headers]
+        async with self._database.transaction() as connection:
+            async with connection.pipeline():  # what needs no answer in between goes in one round trip
+                id_cursor = await connection.execute(LEDGER_ID)
+                sample_verdicts = await judge(connection, self._accounting, gathered.headers)
+            (ledger,) = await id_cursor.fetchone() or ("",)
+            same = self._ledger in (None, ledger)
+            if same:
+                stored = await self._store_samples(connection, gathered, ids, sample_verdicts, straight)
+                event_verdicts = await judge(connection, self._accounting, event_headers)
+                events = await self._events.store(connection, event_verdicts, records)
+                both = [sample_verdicts, event_verdicts]
+                async with connection.pipeline():
                     for verdicts in both:
                         await self._accounting.count(connection, count(verdicts))
                     await rejects.keep(connection, self._group, [r for verdicts in both for r in verdicts.rejections])
                     await self._accounting.commit_numbers(connection, work.numbers())
-        except pg.CheckViolation as error:  # a partition we knew was dropped meanwhile
-            self._forget()
-            raise Transient("a partition is missing; it is created on the next try") from error
-        if not same:  # said only after the commit, so that the new id stays
+        self._ledger = ledger  # only now: a transaction that was not committed must find it changed again
+        if not same:
             self._forget()
             raise Transient("the database was restored: series ids and partitions are looked up anew on the next try")
-        assert self._ledger is not None
         received = [h.received_ms for verdicts in both for h in verdicts.headers]
-        return Stored(self._ledger, both, stored, events, max(received, default=0))
+        return Stored(ledger, both, stored, events, max(received, default=0))
 
     async def needs(self) -> tuple[str | None, list[tuple[Key, list[tuple[int, int]]]]]:
         """The ledger's id and the gaps to ask devices for."""
         async with self._database.transaction() as connection:
             return self._ledger, await self._accounting.needs(connection)
-
-    async def _is_same_ledger(self, connection: psycopg.AsyncConnection) -> bool:
-        before, self._ledger = self._ledger, await ledger_id(connection)
-        return before in (None, self._ledger)
 
     def _forget(self) -> None:
         self._series.forget()
@@ -174,6 +189,7 @@ class Ledger:
         gathered: _Samples,
         ids: list[NDArray[np.int32]],
         verdicts: Verdicts,
+        straight: bool,
     ) -> int:
         if not len(gathered.ts):
             return 0
@@ -213,7 +229,7 @@ class Ledger:
             def on_bad(i: int, why: str, rows: Any = rows) -> None:
                 refusals.add(int(rows[i]), Reason.BAD_VALUE, why)
 
-            await samples.store(connection, column, on_conflict, on_bad)
+            await samples.store(connection, column, on_conflict, on_bad, straight=straight)
             stored += int(column.fresh.sum())
         refusals.settle()
         return stored
