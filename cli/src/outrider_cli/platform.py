@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import sys
 import threading
@@ -24,7 +25,7 @@ from outrider.runtime import migrate
 from outrider.servers import Mosquitto, Postgres, Server, ports
 from outrider_cli import supervision
 from outrider_cli.logs import Followers, LogSink
-from outrider_cli.state import FILE_NAME, LOCK_NAME, ProcessState, State
+from outrider_cli.state import FILE_NAME, LOCK_NAME, SCALE_FOLDER, ProcessState, State
 from outrider_cli.supervision import Program, Supervisor
 
 MQTT_VARIABLE = "OUTRIDER_MQTT_URL"
@@ -85,6 +86,7 @@ class Platform:
         self._watcher: threading.Thread | None = None
         self._ending = threading.Event()
         self._state: State | None = None
+        self._ready_pids: dict[str, int | None] = {}
         self.failure = ""
         """Why the platform can no longer run, once it cannot; empty while all is well."""
 
@@ -128,8 +130,8 @@ class Platform:
     def scale(self, service: str, count: int) -> None:
         """Runs `count` processes of a service from now on: the last ones stop gracefully, new ones are started.
 
-        Returns when those to stop have ended; `wait_ready()` waits for the new ones. PlatformError for a service that
-        is not installed.
+        Returns when those to stop have ended; `wait_ready()` waits for the new ones. Another process asks for it by
+        `State.ask_scale()`. PlatformError for a service that is not installed.
         """
         package = migrate.packages().get(service)
         if package is None:
@@ -153,6 +155,7 @@ class Platform:
             self._supervised.write_environment(name, self._environment_of(name, process))
             self._supervised.start_program(name)
             self.state.services = {**self.state.services, name: process}
+        self.state.save()
 
     def wait(self) -> str:
         """Returns when the platform can no longer run, with the reason; a signal handler may raise out of it."""
@@ -234,6 +237,7 @@ class Platform:
         (self.data_dir / FILE_NAME).unlink(missing_ok=True)
         for name in ("logs", "run"):
             (self.data_dir / name).mkdir(exist_ok=True, mode=0o700)
+        shutil.rmtree(self.data_dir / SCALE_FOLDER, ignore_errors=True)
         servers, mosquitto, postgres = self._embedded_servers()
         supervision.end_leftovers(self.data_dir)
         programs = []
@@ -323,7 +327,7 @@ class Platform:
         return passwords
 
     def _watch(self) -> None:
-        """Says what ended, and keeps the process ids in the state file true."""
+        """Says what ended, keeps the process ids in the state file true, scales as other processes ask."""
         while not self._ending.wait(_WATCH_S):
             if not self._supervised.running:
                 self.failure = f"supervisord ended; the end of {self._supervised.log} may say why"
@@ -331,12 +335,19 @@ class Platform:
                 return
             with contextlib.suppress(supervision.SupervisionError):
                 self._note_processes()
+                self._note_ready()
+            try:
+                for service, count in self.state.take_asked_scale():
+                    self.scale(service, count)
+            except (PlatformError, supervision.SupervisionError) as error:
+                self._sink("outrider", f"not scaled: {error}")
 
     def _note_processes(self) -> None:
         statuses = self._supervised.statuses()
         changed = False
         for name, process in self._processes():
-            status = statuses[name]
+            if (status := statuses.get(name)) is None:
+                continue  # started by scale() since
             pid = status.pid if status.state in supervision.RUNNING_STATES else None
             if pid == process.pid:
                 continue
@@ -348,6 +359,14 @@ class Platform:
             process.pid = pid
         if changed or not (self.data_dir / FILE_NAME).exists():
             self.state.save()
+
+    def _note_ready(self) -> None:
+        """Only a process that dies without having become ready waits before it is started again."""
+        for name, process in self.state.services.items():
+            new = process.pid is not None and process.pid != self._ready_pids.get(name)
+            if new and process.ready_url and is_ready(process.ready_url):
+                self._ready_pids[name] = process.pid
+                self._supervised.forget_short_lives(name)
 
     def _processes(self) -> Iterator[tuple[str, ProcessState]]:
         yield from self.state.servers.items()

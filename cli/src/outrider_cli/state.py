@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import tempfile
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Self
@@ -10,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 FILE_NAME = "state.json"
 LOCK_NAME = "lock"
+SCALE_FOLDER = "run/scale"
+"""One file per service of which another number of processes is wanted; its content is the number."""
 
 
 class NotRunning(Exception):
@@ -68,12 +72,26 @@ class State(BaseModel):
 
     def save(self) -> None:
         """Replaces the file as a whole, so that a reader never sees half of it."""
-        path = self.data_dir / FILE_NAME
-        fresh = path.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(self.model_dump_json(indent=2) + "\n")
-        fresh.replace(path)
+        _replace(self.data_dir / FILE_NAME, self.model_dump_json(indent=2) + "\n")
+
+    def ask_scale(self, service: str, count: int) -> None:
+        """Asks the process of `outrider up` to run so many processes of a service; it looks about once a second."""
+        folder = self.data_dir / SCALE_FOLDER
+        folder.mkdir(exist_ok=True, mode=0o700)
+        _replace(folder / service, f"{count}\n")
+
+    def take_asked_scale(self) -> Iterator[tuple[str, int]]:
+        """Yields (service, wanted number of processes) for each `ask_scale()` since the last time, once."""
+        for wanted in sorted((self.data_dir / SCALE_FOLDER).glob("[!.]*")):
+            taken = wanted.rename(wanted.with_name(f".{wanted.name}"))
+            yield wanted.name, int(taken.read_text())
+
+
+def _replace(path: Path, text: str) -> None:
+    descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # readable by its owner only
+    with open(descriptor, "w") as file:
+        file.write(text)
+    os.replace(fresh, path)
 
 
 def is_locked(data_dir: Path) -> bool:

@@ -73,8 +73,8 @@ class Supervisor:
     """A supervisord for the programs of one data folder.
 
     Programs do not start by themselves but by `start_program()`. From then on a program that ends is started again:
-    at once after a long life, with doubling waits after short ones, and without an end of tries. The exception is
-    exit code 78, bad settings.
+    at once after a long life, with doubling waits of up to 4 s after short ones (`forget_short_lives()`), and without
+    an end of tries. The exception is exit code 78, bad settings.
     """
 
     def __init__(self, data_dir: Path, programs: Sequence[Program]) -> None:
@@ -98,7 +98,7 @@ class Supervisor:
         self.socket.unlink(missing_ok=True)
         for program in self._programs.values():
             self.write_environment(program.name, program.env)
-            self._history(program.name).unlink(missing_ok=True)
+            self.forget_short_lives(program.name)
         configuration = configuration_path(self._data_dir)
         configuration.write_text(self.configuration())
         # a session of its own: Ctrl-C in the terminal reaches only us, and we stop things in order
@@ -131,8 +131,12 @@ class Supervisor:
     def start_program(self, name: str) -> None:
         """Starts one program (no-op if it runs), without a wait for its earlier short lives."""
         if self.status(name).state not in RUNNING_STATES:
-            self._history(name).unlink(missing_ok=True)
+            self.forget_short_lives(name)
             call(self.socket, "startProcess", self._programs[name].address, False)
+
+    def forget_short_lives(self, name: str) -> None:
+        """Lets a program start again at once when its present life ends, however short it was: it has become ready."""
+        self._history(name).unlink(missing_ok=True)
 
     def add_program(self, program: Program) -> None:
         """Makes one more program known while supervisord runs; an `order` above the services' 900 stops with them."""

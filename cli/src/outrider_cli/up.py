@@ -1,4 +1,4 @@
-"""`outrider up`, `down`, `status` and `service`: runs the platform from one data folder."""
+"""`outrider up`, `down`, `status`, `service` and `scale`: runs the platform from one data folder."""
 
 import fcntl
 import os
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from outrider.runtime import migrate
 from outrider.runtime.errors import OutriderError
 from outrider.servers import Mosquitto, Postgres, ServerError
 from outrider_cli import supervision
@@ -54,6 +55,7 @@ def register(app: typer.Typer) -> None:
     app.command()(down)
     app.command()(status)
     app.command()(service)
+    app.command()(scale)
 
 
 def stop_on_signals(in_a_hurry: Callable[[], None]) -> None:
@@ -77,7 +79,7 @@ def parse_scale(values: list[str]) -> dict[str, int]:
     for value in values:
         name, separator, count = value.partition("=")
         if not (name and separator and count.isdigit() and int(count) <= 64):
-            raise typer.BadParameter(f"{value!r} is not NAME=NUMBER with a number up to 64", param_hint="--scale")
+            raise typer.BadParameter(f"{value!r} is not NAME=NUMBER with a number up to 64")
         scale[name] = int(count)
     return scale
 
@@ -175,6 +177,54 @@ def service(
     for process in chosen:
         _asked(lambda: _act(state.supervisor_socket, action, process))  # noqa: B023 (called at once)
         typer.echo(f"{process}: {'stopped' if action is ServiceAction.STOP else 'started'}")
+
+
+def scale(
+    counts: Annotated[
+        list[str], typer.Argument(metavar="SERVICE=NUMBER...", help="Such as ingest=3; several at once.")
+    ],
+    data: DataOption = DEFAULT_DATA,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait until it is done.")] = 120.0,
+) -> None:
+    """Change the number of processes of services of a running platform.
+
+    Returns when the ones too many have stopped and the new ones are ready. The next `outrider up` begins with its own
+    --scale again.
+
+    Examples:
+
+      outrider scale ingest=3 writer-timeseries=2
+
+      outrider scale ingest=1
+    """
+    wanted = parse_scale(counts)
+    state = _load(data)
+    installed = migrate.packages()
+    if unknown := sorted(set(wanted) - set(installed)):
+        fail(f"There is no service {', '.join(unknown)}; there are: {', '.join(installed)}")
+    for service, count in wanted.items():
+        state.ask_scale(service, count)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        processes = {
+            service: {name: one for name, one in _load(data).services.items() if one.service == service}
+            for service in wanted
+        }
+        waiting = [
+            service
+            for service, count in wanted.items()
+            if len(processes[service]) != count
+            or not all(one.ready_url and is_ready(one.ready_url) for one in processes[service].values())
+        ]
+        if not waiting:
+            break
+        if time.monotonic() > deadline:
+            fail(f"Not done after {timeout_s:.0f} s: {', '.join(waiting)}; `outrider status` shows more.")
+        time.sleep(0.2)
+    for service, count in wanted.items():
+        typer.echo(
+            f"{service}: {count} running ({', '.join(processes[service])})" if count else f"{service}: none running"
+        )
 
 
 def own_command() -> str:

@@ -1,5 +1,6 @@
 """The whole platform from one folder: starts, is refused twice, survives kills, continues, leaves nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -105,6 +106,48 @@ def test_scale_starts_and_stops_processes_while_it_runs(folder: Path) -> None:
             assert {name for name in running if name.startswith("ingest")} == names
         with pytest.raises(PlatformError, match="no service ingets"):
             platform.scale("ingets", 2)
+    assert processes_of(folder) == []
+
+
+def test_scale_command_changes_a_running_platform(folder: Path) -> None:
+    def scale(*counts: str) -> subprocess.CompletedProcess[str]:
+        command = outrider("scale", *counts, "--data", str(folder))
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    with Platform(folder, scale={"writer-timeseries": 0}) as platform:
+        socket = platform.state.supervisor_socket
+        for counts, services in (
+            (("ingest=3", "writer-logs=0"), {"ingest", "ingest-2", "ingest-3"}),
+            (("ingest=1", "writer-logs=1"), {"ingest", "writer-logs-1"}),
+        ):
+            done = scale(*counts)
+            assert done.returncode == 0, done.stderr
+            assert set(State.load(folder).services) == services
+            assert {name for name, status in supervision.all_statuses(socket).items() if status.pid} == {
+                *services,
+                *platform.state.servers,
+            }
+        assert done.stdout == "ingest: 1 running (ingest)\nwriter-logs: 1 running (writer-logs-1)\n"
+        refused = scale("ingets=2")
+        assert (refused.returncode, "There is no service ingets" in refused.stderr) == (1, True)
+    assert scale("ingest=1").returncode == 1
+    assert processes_of(folder) == []
+
+
+def test_service_killed_again_and_again_is_ready_within_ten_seconds(folder: Path) -> None:
+    with Platform(folder, scale={"writer-logs": 0, "writer-timeseries": 0}) as platform:
+        process = platform.state.services["ingest"]
+        history = folder / "run" / "ingest.starts"
+        for _ in range(4):
+            until(lambda: not history.exists())  # it has been seen ready
+            before = process.pid
+            assert before
+            os.kill(before, signal.SIGKILL)
+            killed = time.monotonic()
+            until(lambda: history.exists() and json.loads(history.read_text())[0] == 0)  # no wait before this start
+            until(lambda before=before: process.pid not in (None, before))
+            platform.wait_ready()
+            assert time.monotonic() - killed < 10
     assert processes_of(folder) == []
 
 

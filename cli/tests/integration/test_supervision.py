@@ -100,6 +100,21 @@ def test_process_that_cannot_start_is_tried_again_with_waits(bench: Bench) -> No
     assert supervisor.status("a").state in (*supervision.RUNNING_STATES, "EXITED")
 
 
+def test_process_killed_after_it_became_ready_comes_back_without_a_wait(bench: Bench) -> None:
+    supervisor = bench.run(bench.program("a", is_service=True))
+    history = bench.folder / "run" / "a.starts"
+    counted = []
+    for is_ready in (True, True, True, False, False, True):
+        until(lambda: bench.lines("start") and bench.pid("a") == supervisor.status("a").pid)
+        if is_ready:
+            supervisor.forget_short_lives("a")
+        before = bench.pid("a")
+        os.kill(before, signal.SIGKILL)
+        until(lambda before=before: bench.pid("a") != before)
+        counted.append(json.loads(history.read_text())[0])
+    assert counted == [0, 0, 0, 1, 2, 0]
+
+
 def test_bad_settings_stop_a_process_and_a_person_starts_it(bench: Bench) -> None:
     supervisor = bench.run(bench.program("a", "78"), bench.program("b"))
     until(lambda: supervisor.status("a").has_bad_settings)

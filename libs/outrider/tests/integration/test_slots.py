@@ -24,6 +24,9 @@ from outrider.testing.waiting import eventually
 GROUP = "writer-logs"
 TOPIC = "outrider/v1/logs/0"
 LOCK = 42
+LATER = "now() + interval '1 hour'"
+EPOCHS = "SELECT sum(epoch) FROM runtime.slot"
+OLDEST_BEAT = "SELECT min(heartbeat_at) FROM runtime.slot"
 
 
 class Replica:
@@ -77,6 +80,25 @@ async def test_two_replicas_share_the_slots_and_one_takes_what_the_other_leaves(
     assert database.value("SELECT count(*) FROM runtime.replica") == 0
 
 
+async def test_three_replicas_of_four_slots_all_work_and_then_none_moves(database: Database) -> None:
+    async with replica(database, "c", 4) as one, replica(database, "b", 4) as two, replica(database, "a", 4) as three:
+        await eventually(lambda: sorted(len(each.held) for each in (one, two, three)) == [1, 1, 2])
+        settled = database.value(EPOCHS)
+        await rounds(database, OLDEST_BEAT, 4)
+        assert database.value(EPOCHS) == settled
+        await eventually(lambda: len(holders(database)) == 4)
+
+
+async def test_a_standby_moves_no_slot_when_it_comes(database: Database) -> None:
+    async with replica(database, "a", 1) as one:
+        await eventually(lambda: one.held == [0])
+        async with replica(database, "b", 1) as two, replica(database, "A", 1) as three:
+            await eventually(lambda: database.value("SELECT count(*) FROM runtime.replica") == 3)
+            await rounds(database, OLDEST_BEAT, 4)
+            assert (one.held, two.held, three.held) == ([0], [], [])
+            assert database.value(EPOCHS) == 1
+
+
 async def test_every_lease_of_a_slot_is_a_new_epoch(database: Database) -> None:
     for epoch in (1, 2, 3):
         async with replica(database, "one", 2) as one:
@@ -100,13 +122,19 @@ async def test_two_processes_of_one_name_share_and_do_not_take_from_each_other_f
         await eventually(lambda: len(one.held) == 4)
         async with replica(database, "host", 4, "second") as two:
             await eventually(lambda: (len(one.held), len(two.held)) == (2, 2))
-            epochs = "SELECT sum(epoch) FROM runtime.slot"
-            settled = database.value(epochs)
-            beat = "SELECT min(heartbeat_at) FROM runtime.slot"
-            for _ in range(4):  # four more rounds of both
-                before = database.value(beat)
-                await eventually(lambda: database.value(beat) > before)  # noqa: B023 - awaited within the round
-            assert database.value(epochs) == settled
+            settled = database.value(EPOCHS)
+            await rounds(database, OLDEST_BEAT, 4)
+            assert database.value(EPOCHS) == settled
+
+
+async def test_two_processes_of_one_name_that_start_together_after_a_crash_settle(database: Database) -> None:
+    killed(database, "host")
+    async with replica(database, "host", 4, "first") as one, replica(database, "host", 4, "second") as two:
+        await eventually(lambda: (len(one.held), len(two.held)) == (2, 2))
+        await rounds(database, OLDEST_BEAT, 1)  # a hand-over under way when both held two is over
+        settled = database.value(EPOCHS)
+        await rounds(database, OLDEST_BEAT, 4)
+        assert database.value(EPOCHS) == settled
 
 
 async def test_the_setting_gives_a_group_its_first_slots_and_then_only_an_operator_adds_some(
@@ -283,12 +311,36 @@ async def test_slots_of_a_silent_replica_are_shared_as_soon_as_its_lease_ends(da
         assert a.held == [0, 1, 2, 3]
 
 
-async def test_slots_of_the_process_before_are_all_taken_back_at_once(database: Database) -> None:
-    before, later = f"{GROUP}/a/0", "now() + interval '1 hour'"
-    database.rows("SELECT runtime.declare_slots(%s, 4)", GROUP)
-    database.rows(f"UPDATE runtime.slot SET holder = %s, replica = 'a', heartbeat_at = {later}", before)
-    database.rows(
-        f"INSERT INTO runtime.replica (group_name, holder, heartbeat_at) VALUES (%s, %s, {later})", GROUP, before
-    )
+async def test_slots_of_the_process_before_are_all_taken_back_in_one_round(database: Database) -> None:
+    killed(database, "a")
     async with replica(database, "a", 4) as a:
         await eventually(lambda: a.held == [0, 1, 2, 3], 5)
+        assert database.value("SELECT count(DISTINCT acquired_at) FROM runtime.slot") == 1
+        assert database.rows("SELECT holder FROM runtime.replica") == [(f"{GROUP}/a/1",)]
+
+
+async def test_slots_of_another_replica_stay_with_it_when_a_killed_one_returns(database: Database) -> None:
+    killed(database, "a")
+    database.rows("UPDATE runtime.slot SET holder = 'b', replica = 'b' WHERE slot >= 2")
+    database.rows(f"INSERT INTO runtime.replica (group_name, holder, heartbeat_at) VALUES (%s, 'b', {LATER})", GROUP)
+    async with replica(database, "a", 4) as a:
+        await eventually(lambda: a.held == [0, 1], 5)
+        await rounds(database, "SELECT min(heartbeat_at) FROM runtime.slot WHERE replica = 'a'", 2)
+        assert holders(database) == {0: "a", 1: "a", 2: "b", 3: "b"}
+
+
+def killed(database: Database, name: str) -> None:
+    """Leave four slots to a process that was killed a moment ago (its heartbeat lasts an hour)."""
+    before = f"{GROUP}/{name}/0"
+    database.rows("SELECT runtime.declare_slots(%s, 4)", GROUP)
+    database.rows(f"UPDATE runtime.slot SET holder = %s, replica = %s, heartbeat_at = {LATER}", before, name)
+    database.rows(
+        f"INSERT INTO runtime.replica (group_name, holder, heartbeat_at) VALUES (%s, %s, {LATER})", GROUP, before
+    )
+
+
+async def rounds(database: Database, beat: str, count: int) -> None:
+    """Wait until the heartbeat that `beat` asks for has advanced so many times."""
+    for _ in range(count):
+        before = database.value(beat)
+        await eventually(lambda before=before: database.value(beat) > before)

@@ -19,18 +19,39 @@ from outrider.runtime.errors import Transient
 log = logging.getLogger(__name__)
 
 DECLARE = "SELECT runtime.declare_slots(%s, %s)"
-COUNT = "SELECT count(*) FROM runtime.slot WHERE group_name = %s"
+# A replica that is stopped in the middle of its round would keep its row locks, and nobody could take its slots: the
+# server ends such a session after two seconds.
+NEVER_LINGER = "SET LOCAL idle_in_transaction_session_timeout = '2s'; SET LOCAL lock_timeout = '3s'"
 BEAT = """
 INSERT INTO runtime.replica AS r (group_name, holder, heartbeat_at) VALUES (%s, %s, now())
 ON CONFLICT (group_name, holder) DO UPDATE SET heartbeat_at = now()
 """
+# One that is locked is alive, or stopped in its own round; it is forgotten in a later one.
 FORGET_DEAD_REPLICAS = """
-DELETE FROM runtime.replica
-WHERE group_name = %(group)s AND (heartbeat_at < now() - make_interval(secs => %(timeout)s) OR holder = ANY (%(replaced)s))
+DELETE FROM runtime.replica WHERE (group_name, holder) IN (
+    SELECT group_name, holder FROM runtime.replica
+    WHERE group_name = %(group)s
+      AND (heartbeat_at < now() - make_interval(secs => %(timeout)s) OR holder = ANY (%(replaced)s))
+    FOR UPDATE SKIP LOCKED)
 """
-# One that fell silent counts no longer at once: its share is what the others may take.
-LIVE_REPLICAS = """
-SELECT count(*) FROM runtime.replica WHERE group_name = %s AND heartbeat_at > now() - make_interval(secs => %s)
+# Slots, live replicas, and how many of these hold more than this one: where the slots do not divide evenly, those that
+# have one more keep it, so that a newcomer moves no slot needlessly. A replica that fell silent counts no longer at once:
+# its share is what the others may take. The process before this one is this one: its slots are taken back in this round.
+SHARES = """
+WITH mine AS (
+    SELECT count(*) AS slots FROM runtime.slot
+    WHERE group_name = %(group)s AND (holder = %(holder)s OR (%(starting)s AND replica = %(replica)s))
+), other AS (
+    SELECT r.holder, count(s.slot) AS slots
+    FROM runtime.replica r LEFT JOIN runtime.slot s USING (group_name, holder)
+    WHERE r.group_name = %(group)s AND r.holder <> %(holder)s
+      AND r.heartbeat_at > now() - make_interval(secs => %(timeout)s)
+    GROUP BY r.holder HAVING NOT (%(starting)s AND coalesce(bool_or(s.replica = %(replica)s), false))
+)
+SELECT (SELECT count(*) FROM runtime.slot WHERE group_name = %(group)s),
+       1 + count(other.holder),
+       count(*) FILTER (WHERE (other.slots, other.holder) > (mine.slots, %(holder)s))
+FROM mine LEFT JOIN other ON true
 """
 RENEW = """
 UPDATE runtime.slot SET heartbeat_at = now() WHERE group_name = %s AND holder = %s AND slot = ANY (%s)
@@ -102,9 +123,9 @@ class Slots:
         self._attend = attend
         self._attending: dict[int, asyncio.Task[None]] = {}
         self._leases: dict[int, Lease] = {}
-        self._starting = (
-            True  # only then slots of this replica's name are its own of before a crash, taken back at once
-        )
+        # Until the first round is committed, slots of this replica's name are its own of before a crash, taken back at
+        # once. Only then: of two live processes of one name the later one takes them once, and after that they share.
+        self._starting = True
         self._leaving: dict[int, asyncio.Task[None]] = {}  # finishing their batch; the lease is renewed meanwhile
         self.problem: str | None = "no slot yet"
 
@@ -141,33 +162,31 @@ class Slots:
         await self._release(self._reap())
         held = sorted([*self._attending, *self._leaving])
         async with self._database.transaction() as connection:
+            await connection.execute(NEVER_LINGER)
             await connection.execute(BEAT, (group, self._holder))
             rows = await (await connection.execute(RENEW, (group, self._holder, held))).fetchall()
             renewed = {slot for slot, _ in rows}
             for slot, retiring in rows:
                 if retiring and slot in self._leases:
                     self._leases[slot].retiring.set()
-            replicas = await _one(connection, LIVE_REPLICAS, (group, timeout))
-            total = await _one(connection, COUNT, (group,))
-            share = -(-total // max(1, replicas))
+            arguments: dict[str, Any] = {
+                "group": group,
+                "held": held,
+                "timeout": timeout,
+                "holder": self._holder,
+                "replica": self._replica,
+                "starting": self._starting,
+            }
+            share = fair_share(*(await (await connection.execute(SHARES, arguments)).fetchone() or (0, 1, 0)))
             taken: list[tuple[int, int, str | None]] = []
             if len(renewed) < share:
-                arguments: dict[str, Any] = {
-                    "group": group,
-                    "held": held,
-                    "timeout": timeout,
-                    "holder": self._holder,
-                    "replica": self._replica,
-                    "starting": self._starting,
-                    "want": share - len(renewed),
-                }
+                arguments["want"] = share - len(renewed)
                 taken = await (await connection.execute(TAKE, arguments)).fetchall()
             replaced = [old for _, _, old in taken if old and old != self._holder]
             if replaced:
                 await connection.execute(END_SESSIONS, (replaced,))
             await connection.execute(FORGET_DEAD_REPLICAS, {"group": group, "timeout": timeout, "replaced": replaced})
-        # The one before counted as a replica in this round still: the next one takes the rest of its slots.
-        self._starting = self._starting and bool(replaced)
+        self._starting = False
         lost = [slot for slot in held if slot not in renewed]
         for slot in lost:
             log.warning("slot_lost", extra={"group": group, "slot": slot})
@@ -226,6 +245,7 @@ class Slots:
             log.warning("release_failed", extra={"group": self._group, "reason": str(error)})
 
 
-async def _one(connection: Any, statement: str, arguments: tuple[Any, ...]) -> int:
-    row = await (await connection.execute(statement, arguments)).fetchone()
-    return int(row[0])
+def fair_share(slots: int, replicas: int, ahead: int) -> int:
+    """How many of a group's slots a replica may hold; `ahead` replicas come before it for what does not divide evenly."""
+    each, rest = divmod(slots, replicas)
+    return each + (ahead < rest)

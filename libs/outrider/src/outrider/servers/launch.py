@@ -17,7 +17,8 @@ import time
 PR_SET_PDEATHSIG = 1
 SHORT_LIFE_S = 10.0
 FIRST_DELAY_S = 0.5
-MAX_DELAY_S = 30.0
+# The last wait and the start of a service must fit into the 10 s after which any slot is attended again.
+MAX_DELAY_S = 4.0
 OPEN_FILES = 65_536
 
 
