@@ -28,6 +28,8 @@ class Load:
     connections: int = 50
     in_flight: int = 4_000
     rate: float | None = None
+    persistence: str = "sqlite"
+    """How the broker keeps its sessions: the default, or `file`."""
     seconds: float = 60.0
     """How long it is measured."""
 
@@ -52,6 +54,8 @@ LOADS = {
             in_flight=1_000,
             seconds=120,
         ),
+        Load("af", "as (a), broker sessions in a file", 1, in_flight=32_000, persistence="file"),
+        Load("bf", "as (b), broker sessions in a file", 10, in_flight=32_000, persistence="file"),
         Load("e", "10,000 devices × 100 metrics every 30 s", 100, devices=10_000, rate=10_000 / 30),
     )
 }

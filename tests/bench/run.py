@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from outrider.runtime import migrate
+from outrider.servers.mosquitto import PERSISTENCE_VARIABLE
 from outrider_cli import supervision
 from outrider_cli.platform import Platform
 from tests.bench import ledger, meter
@@ -43,8 +44,9 @@ class Options:
 
 
 @contextlib.asynccontextmanager
-async def started(scale: Mapping[str, int]) -> AsyncIterator[Platform]:
+async def started(scale: Mapping[str, int], persistence: str = "sqlite") -> AsyncIterator[Platform]:
     """A platform in a new folder, ready. Everything is stopped and removed at the end."""
+    os.environ[PERSISTENCE_VARIABLE] = persistence
     # a short path outside the checkout, which the account of root's PostgreSQL may enter
     folder = tempfile.mkdtemp(prefix="outrider-bench-")
     os.chmod(folder, 0o711)
@@ -66,7 +68,7 @@ def servers_only() -> contextlib.AbstractAsyncContextManager[Platform]:
 async def measure(load: Load, options: Options, progress: Progress) -> dict[str, Any]:
     """One load on a new platform. LoadFailure where the load could not be made; losses are figures, not failures."""
     scale = {"ingest": options.replicas, "writer-timeseries": options.replicas}
-    async with started(scale) as platform, Driver(load, platform.state.mqtt_url) as driver:
+    async with started(scale, load.persistence) as platform, Driver(load, platform.state.mqtt_url) as driver:
         ports = [p.http_port for p in platform.state.services.values() if p.service == "writer-timeseries"]
 
         async def committed() -> int:

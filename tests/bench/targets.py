@@ -44,26 +44,28 @@ def targets(
 ) -> list[Target]:
     """All targets. `seconds`: how long each load was measured; `ratios`: our samples per CPU second to Telegraf's."""
     made = [
-        _rate("a", "messages/s", 30_000, found, seconds),
+        *(_rate(letter, "messages/s", 30_000, found, seconds) for letter in ("a", "af")),
         *(
             _rate(letter, "samples/s", least, found, seconds)
-            for letter, least in (("b", 250_000), ("c", 350_000), ("d", 500_000))
+            for letter, least in (("b", 250_000), ("bf", 250_000), ("c", 350_000), ("d", 500_000))
         ),
     ]
     made.append(_fleet(found.get("e")))
-    for letter in "abcd":
+    for letter in ("a", "af", "b", "bf", "c", "d"):
         load = found.get(letter)
         made.append(
             _most(
                 f"({letter}) publish→ack p99 at half load", None if load is None else load.p99_ms, LATENCY_P99_MS, " ms"
             )
         )
-    a, b, d = (found.get(letter) for letter in "abd")
-    made += [
-        _most("(a) CPU per 100k messages without generator", None if a is None else a.cpu_per_100k_total, 4, " s"),
-        _most("(b) CPU per 1M samples without generator", None if b is None else b.cpu_per_million, 6, " s"),
-        _most("(d) CPU per 1M samples without generator", None if d is None else d.cpu_per_million, 2.2, " s"),
-    ]
+    for letter in ("a", "af"):
+        load = found.get(letter)
+        cpu_s = None if load is None else load.cpu_per_100k_total
+        made.append(_most(f"({letter}) CPU per 100k messages without generator", cpu_s, 4, " s"))
+    for letter, most in (("b", 6), ("bf", 6), ("d", 2.2)):
+        load = found.get(letter)
+        cpu_s = None if load is None else load.cpu_per_million
+        made.append(_most(f"({letter}) CPU per 1M samples without generator", cpu_s, most, " s"))
     for letter, ratio in ratios.items():
         figure = UNKNOWN if ratio is None else f"{ratio:.1f} ×"
         what = f"({letter}) samples per CPU second, to Telegraf's"

@@ -19,6 +19,10 @@ from outrider.runtime.errors import Transient
 
 log = logging.getLogger(__name__)
 
+ACKS_PER_S = 10_000
+"""Few acks go out at once; many are worth waiting for, because each costs broker and writer as much as half a message."""
+SHORTEST_S = 0.025
+
 Needs = Callable[[], Awaitable[tuple[str | None, list[tuple[Key, list[Range]]]]]]
 """Gives the ledger's id and the gaps to ask for, each with its key."""
 
@@ -59,12 +63,13 @@ class Acknowledger:
         self._pending.set()
 
     async def run(self) -> None:
-        """Publish what was collected, every 100 ms; the last ones when cancelled."""
+        """Publish what was collected, after 25 to 100 ms, the longer the more there are; the last ones when cancelled."""
+        count = 0
         try:
             while True:
                 await self._pending.wait()
-                await asyncio.sleep(limits.ACK_COALESCE_MS / 1000)
-                await self.flush()
+                await asyncio.sleep(min(max(SHORTEST_S, count / ACKS_PER_S), limits.ACK_COALESCE_MS / 1000))
+                count = await self.flush()
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
@@ -79,8 +84,8 @@ class Acknowledger:
                 for key, ranges in gaps if ledger else ():
                     self.need(key, ranges, str(ledger))
 
-    async def flush(self) -> None:
-        """Publish everything collected now."""
+    async def flush(self) -> int:
+        """Publish everything collected now; returns how many acks that were."""
         self._pending.clear()
         seqs, self._seqs = self._seqs, {}
         rejected, self._rejected = self._rejected, {}
@@ -106,9 +111,10 @@ class Acknowledger:
             await self._publish(messages)
         except Transient as error:
             log.warning("acks_not_published", extra={"count": len(messages), "reason": str(error)})
-            return
+            return len(messages)
         for stream, count in streams.items():
             metrics.ACKS.labels(stream).inc(count)
+        return len(messages)
 
 
 @lru_cache(maxsize=65_536)

@@ -24,6 +24,7 @@ Version = tuple[int, int, int]
 MINIMUM: Version = (2, 0, 21)
 REFERENCE: Version = (2, 1, 2)
 VARIABLE = "OUTRIDER_MOSQUITTO"
+PERSISTENCE_VARIABLE = "OUTRIDER_MOSQUITTO_PERSISTENCE"
 CLIENTS = ("mosquitto_pub", "mosquitto_sub", "mosquitto_rr", "mosquitto_ctrl", "mosquitto_passwd")
 # Newest wanted first; a suite that is gone from the mirror, or too old, gives way to the next.
 SUITES: Mapping[str, tuple[str, ...]] = {
@@ -259,7 +260,11 @@ class Mosquitto(Server):
     def configuration(self) -> str:
         """The rendered mosquitto.conf."""
         plugin = self.program.sqlite_plugin if self.program.version >= (2, 1, 0) else None
-        persistence = Template((_FOLDER / f"persistence-{'2.1' if plugin else '2.0'}.conf.in").read_text())
+        wanted = os.environ.get(PERSISTENCE_VARIABLE, "sqlite")
+        if wanted not in ("sqlite", "file"):
+            raise ServerError(f"{PERSISTENCE_VARIABLE} is {wanted!r}; it may be sqlite or file")
+        kind = "sqlite" if plugin and wanted == "sqlite" else "file"
+        persistence = Template((_FOLDER / f"persistence-{kind}.conf.in").read_text())
         # a broker started by root would otherwise look for an account of its own, which cannot read this folder
         account = "user root" if os.geteuid() == 0 else ""
         return (

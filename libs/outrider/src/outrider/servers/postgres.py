@@ -185,7 +185,9 @@ class Postgres(Server):
         if not (self.cluster / "PG_VERSION").exists():
             self._make_cluster()
         lines = [f"{name} = '{value}'" for name, value in self._settings.items()]
-        text = Template(_CONFIGURATION.read_text()).substitute(port=self.port) + "\n".join([*lines, ""])
+        text = Template(_CONFIGURATION.read_text()).substitute(
+            port=self.port, shared_buffers_mb=_shared_buffers_mb()
+        ) + "\n".join([*lines, ""])
         path = self.cluster / "postgresql.conf"
         path.write_text(text)
         self._give(path)
@@ -313,6 +315,12 @@ class Postgres(Server):
 
     def _password_file(self) -> Path:
         return self.data_dir / "superuser_password"
+
+
+def _shared_buffers_mb() -> int:
+    """An eighth of the memory, from 128 to 2,048 MB: the leaves of the ledger's index that a fleet writes to fit in."""
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return max(128, min(2048, memory_mb // 8))
 
 
 def _sweep() -> None:
