@@ -68,6 +68,39 @@ async def test_a_taken_over_session_is_not_connected_again(mosquitto: Mosquitto)
     await session.close()
 
 
+async def test_a_session_whose_connection_broke_waits_for_its_lease_before_it_connects_again(
+    mosquitto: Mosquitto,
+) -> None:
+    asked, allowed = asyncio.Event(), asyncio.Event()
+
+    async def may_connect() -> None:
+        asked.set()
+        await allowed.wait()
+
+    allowed.set()
+    session = Session(
+        mosquitto.url, "svc:test:0", [TOPIC], receive_maximum=10, max_bytes=EVERYTHING, may_connect=may_connect
+    )
+    running = asyncio.create_task(session.run())
+    try:
+        await eventually(lambda: session.connected)
+        asked.clear()
+        allowed.clear()
+        assert session._connection is not None
+        session._connection.abort()
+        await asyncio.wait_for(asked.wait(), 5)
+        async with attended(mosquitto.url) as taker:  # whose connection would end, did the first one come back
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(running), 1)
+            assert (session.connected, taker.connected) == (False, True)
+        allowed.set()
+        await eventually(lambda: session.connected)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await session.close()
+
+
 async def test_a_batch_closes_at_the_first_of_its_limits(mosquitto: Mosquitto) -> None:
     async with attended(mosquitto.url) as session, connected(mosquitto.url, "publisher") as client:
         await publish_all(client, [bytes(1000)] * 10)

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from outrider.runtime.consumer import Consumer, ConsumerSettings
@@ -24,6 +25,7 @@ from outrider.testing.waiting import eventually
 GROUP = "writer-logs"
 TOPIC = "outrider/v1/logs/0"
 LOCK = 42
+LEASE_S = 1.0
 LATER = "now() + interval '1 hour'"
 EPOCHS = "SELECT sum(epoch) FROM runtime.slot"
 OLDEST_BEAT = "SELECT min(heartbeat_at) FROM runtime.slot"
@@ -51,7 +53,7 @@ async def replica(database: Database, name: str, count: int, holder: str = "") -
         leases.append(lease)
         await asyncio.Event().wait()
 
-    slots = Slots(pool, GROUP, count, name, 1.0, attend)
+    slots = Slots(pool, GROUP, count, name, LEASE_S, attend)
     running = asyncio.create_task(slots.run())
     try:
         yield Replica(slots, leases)
@@ -344,3 +346,18 @@ async def rounds(database: Database, beat: str, count: int) -> None:
     for _ in range(count):
         before = database.value(beat)
         await eventually(lambda before=before: database.value(beat) > before)
+
+
+async def test_a_lease_is_confirmed_only_while_the_database_renews_it(database: Database) -> None:
+    """A replica that was stopped for long must not reconnect before it knows that its slot is still its own."""
+    async with replica(database, "one", 1) as one:
+        await eventually(lambda: one.held == [0])
+        renewal = one.leases[0].renewal
+        await asyncio.wait_for(renewal.confirmed(), 1)
+        with psycopg.connect(database.admin_url) as other:
+            other.execute("LOCK TABLE runtime.slot")
+            await eventually(lambda: time.monotonic() - renewal._renewed_s > LEASE_S)
+            waiting = asyncio.create_task(renewal.confirmed())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+        await asyncio.wait_for(waiting, 10)

@@ -107,6 +107,7 @@ class Consumer:
             self._filters(lease.slot),
             receive_maximum=self.settings.receive_maximum,
             max_bytes=self._session_max_bytes,
+            may_connect=lease.renewal.confirmed,
         )
         self._sessions[lease.slot] = session
         stopping = asyncio.Event()

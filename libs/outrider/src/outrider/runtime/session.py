@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from outrider.runtime import metrics
@@ -29,13 +29,22 @@ class Session:
     """
 
     def __init__(
-        self, url: str, client_id: str, filters: Sequence[str], *, receive_maximum: int, max_bytes: int
+        self,
+        url: str,
+        client_id: str,
+        filters: Sequence[str],
+        *,
+        receive_maximum: int,
+        max_bytes: int,
+        may_connect: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`may_connect` is awaited before every connection: it returns while the caller holds the lease (rule 12)."""
         self.client_id = client_id
         self._url = url
         self._filters = list(filters)
         self._receive_maximum = receive_maximum
         self._max_bytes = max_bytes
+        self._may_connect = may_connect
         self._connection: Connection | None = None
         self._queue: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
@@ -70,6 +79,8 @@ class Session:
         backoff = Backoff()
         while True:
             try:
+                if self._may_connect is not None:
+                    await self._may_connect()
                 connection = await Connection.open(
                     self._url,
                     self.client_id,

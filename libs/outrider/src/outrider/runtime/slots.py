@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from outrider.runtime import metrics
@@ -82,6 +84,26 @@ RETIRED = "SELECT runtime.slot_retired(%s, %s, %s)"
 LEAVE = "DELETE FROM runtime.replica WHERE group_name = %s AND holder = %s"
 
 
+class Renewal:
+    """When a lease was renewed last; a session is connected only while the lease certainly holds."""
+
+    def __init__(self, timeout_s: float = inf) -> None:
+        self._timeout_s = timeout_s
+        self._renewed_s = time.monotonic()
+        self._again = asyncio.Event()
+
+    def renew(self, asked_s: float) -> None:
+        """The database renewed it, having been asked at `asked_s` of the monotonic clock."""
+        self._renewed_s = asked_s
+        self._again.set()
+
+    async def confirmed(self) -> None:
+        """Wait until the lease is younger than its timeout: a process that was stopped for long may have lost it."""
+        while time.monotonic() - self._renewed_s >= self._timeout_s:
+            self._again.clear()
+            await self._again.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to attend one slot; `epoch` is new with every lease of the slot.
@@ -95,6 +117,7 @@ class Lease:
     epoch: int
     retiring: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
     retired: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
+    renewal: Renewal = field(default_factory=Renewal, compare=False)
 
     @property
     def client_id(self) -> str:
@@ -161,6 +184,7 @@ class Slots:
         group, timeout = self._group, self._timeout_s
         await self._release(self._reap())
         held = sorted([*self._attending, *self._leaving])
+        asked_s = time.monotonic()
         async with self._database.transaction() as connection:
             await connection.execute(NEVER_LINGER)
             await connection.execute(BEAT, (group, self._holder))
@@ -187,13 +211,15 @@ class Slots:
                 await connection.execute(END_SESSIONS, (replaced,))
             await connection.execute(FORGET_DEAD_REPLICAS, {"group": group, "timeout": timeout, "replaced": replaced})
         self._starting = False
+        for slot in renewed & self._leases.keys():
+            self._leases[slot].renewal.renew(asked_s)
         lost = [slot for slot in held if slot not in renewed]
         for slot in lost:
             log.warning("slot_lost", extra={"group": group, "slot": slot})
             self._leave(slot)
         for slot, epoch, old in taken:
             log.info("slot_taken", extra={"group": group, "slot": slot, "epoch": epoch, "previous_holder": old})
-            lease = self._leases[slot] = Lease(group, slot, epoch)
+            lease = self._leases[slot] = Lease(group, slot, epoch, renewal=Renewal(timeout))
             self._attending[slot] = asyncio.create_task(self._attending_task(lease), name=lease.client_id)
         for slot in self.held[share:]:
             self._leave(slot)
