@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
 
-import orjson
-import psycopg
-
-from outrider.contract import topics
-from outrider.runtime.errors import Transient
-from outrider.runtime.mqtt import Connection, Delivery
-from tests.chaos.devices import KEEPALIVE_S, TENANT, Device
-from tests.chaos.stage import Stage
+from tests.chaos.devices import KEEPALIVE_S
+from tests.chaos.stage import Stage, signal_to
 from tests.chaos.timeline import Action
 
-STALLED = "svc:stalled:0"
-DROPPED = "$SYS/broker/publish/messages/dropped"
+HANG_S = 1.5 * KEEPALIVE_S
+"""The longest a device may not notice, or not mend, a dead link while the broker can be reached."""
+TAKEN_OVER_S = 9.0
+"""When the slots of a stopped process must have gone to another: a lease of 6 s, and the next round of whoever takes it."""
 
 
 def kill(service: str) -> Action:
@@ -27,8 +22,38 @@ def kill(service: str) -> Action:
 
 
 def freeze(service: str, for_s: float) -> Action:
-    """SIGSTOP, and SIGCONT later."""
-    return Action(f"freeze {service} for {for_s:g} s", lambda stage: stage.freeze(service, for_s))
+    """SIGSTOP for one process, wherever it is, and SIGCONT later."""
+
+    async def run(stage: Stage) -> None:
+        if for_s > TAKEN_OVER_S:
+            await stage.until_shared(service)
+        pid = await stage.pick(service)
+        if pid is not None and signal_to(pid, signal.SIGSTOP):
+            await stay_frozen(stage, service, pid, for_s)
+
+    return Action(f"freeze {service} for {for_s:g} s", run)
+
+
+async def stay_frozen(stage: Stage, service: str, pid: int, for_s: float) -> None:
+    """Lets a stopped process go on after `for_s` seconds. Where others can take its slots over, they must have, and must
+    have ended its database sessions; else raises AssertionError."""
+    stage.counts["frozen"] += 1
+    stage.note_worst("a process frozen", for_s)
+    try:
+        if for_s > TAKEN_OVER_S and len(stage.processes_of(service)) > 1:
+            await asyncio.sleep(TAKEN_OVER_S)
+            for rest in ("runtime.slot WHERE holder", "pg_stat_activity WHERE application_name"):
+                await stage.eventually(
+                    f"SELECT (count(*) = 0)::int FROM {rest} {_of(service, pid)}", 1, for_s - TAKEN_OVER_S
+                )
+            for_s -= TAKEN_OVER_S
+        await asyncio.sleep(for_s)
+    finally:
+        signal_to(pid, signal.SIGCONT)
+
+
+def _of(service: str, pid: int) -> str:
+    return f"LIKE '{service}/%/{pid}-%'"
 
 
 def restart(service: str) -> Action:
@@ -61,80 +86,6 @@ def wipe_broker() -> Action:
     return Action("restart mosquitto with an empty persistence folder", run)
 
 
-def read_only(for_s: float) -> Action:
-    """PostgreSQL takes no writes."""
-
-    async def run(stage: Stage) -> None:
-        stage.counts["read-only"] += 1
-        await stage.admin("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-        try:
-            await asyncio.sleep(for_s)
-            refuses = await asyncio.to_thread(_is_read_only, stage.admin_url)
-            assert refuses, "PostgreSQL went on taking writes"
-        finally:
-            await stage.admin("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
-
-    return Action(f"PostgreSQL read-only for {for_s:g} s", run)
-
-
-def _is_read_only(url: str) -> bool:
-    with psycopg.connect(url, connect_timeout=5) as connection:
-        return connection.execute("SHOW transaction_read_only").fetchone() == ("on",)
-
-
-FILL = """
-INSERT INTO telemetry.sample (series_id, ts, value)
-SELECT s.id, now() - interval '1 second' * n / 1000, 0 FROM
-    (SELECT id FROM telemetry.series WHERE tenant = 'filler') s, generate_series(1, 600000) n ON CONFLICT DO NOTHING
-"""
-
-
-def fill_disk(for_s: float) -> Action:
-    """PostgreSQL cannot extend its tables: see `Stage.full_disk`."""
-
-    async def run(stage: Stage) -> None:
-        await stage.admin(
-            "INSERT INTO telemetry.series (tenant, device, metric, kind) "
-            "VALUES ('filler', 'filler', 'm', 'number') ON CONFLICT DO NOTHING",
-            FILL,
-        )
-        with stage.full_disk():
-            await asyncio.sleep(for_s)
-        log = (stage.platform.data_dir / "logs" / "postgres.log").read_text(errors="replace")
-        assert "could not extend file" in log, "PostgreSQL met no full disk"
-
-    return Action(f"disk of PostgreSQL full for {for_s:g} s", run)
-
-
-def end_sessions(service: str) -> Action:
-    """PostgreSQL ends the sessions of a service, whatever they are doing."""
-    query = f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE '{service}/%'"
-
-    async def run(stage: Stage) -> None:
-        ((ended,),) = await stage.admin(query)
-        assert isinstance(ended, int)
-        assert ended, f"{service} had no database session"
-        stage.counts["database session ended"] += ended
-
-    return Action(f"end the database sessions of {service}", run)
-
-
-def lose_commit_replies(service: str, times: int) -> Action:
-    """The next commits of a service succeed, and its connection dies before the reply."""
-
-    async def run(stage: Stage) -> None:
-        proxy = await stage.reply_proxy(service)
-        before = proxy.swallowed
-        proxy.lose_reply_to(b"COMMIT\0", times)
-        deadline = time.monotonic() + 20
-        while proxy.swallowed - before < times and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
-        stage.counts["commit reply lost"] += proxy.swallowed - before
-        assert proxy.swallowed - before == times, f"only {proxy.swallowed - before} replies were lost"
-
-    return Action(f"lose the replies to {times} commits of {service}", run)
-
-
 def cut(share: float = 1.0) -> Action:
     """Device connections are reset, all at once."""
 
@@ -150,13 +101,7 @@ def reconnect_all() -> Action:
     async def run(stage: Stage) -> None:
         began_s = time.monotonic()
         stage.counts["connections cut"] += stage.fleet.network.cut()
-        deadline = began_s + 30
-        while time.monotonic() < deadline:
-            if all(device.connected and device.last_online_s > began_s for device in stage.fleet.devices):
-                break
-            await asyncio.sleep(0.05)
-        took = sorted(device.last_online_s - began_s for device in stage.fleet.devices)
-        _worst(stage, "everyone back online", took[-1])
+        await _all_online(stage, began_s, "everyone back online")
 
     return Action("cut all device connections and wait for the last to return", run)
 
@@ -187,22 +132,50 @@ def bad_network(for_s: float, *, delay_s: float = 0.0, loss: float = 0.0) -> Act
     return Action(f"{delay_s * 2:g} s round trip and {loss:.0%} loss for {for_s:g} s", run)
 
 
-def half_open(share: float = 1.0) -> Action:
-    """Connections fall silent without a close; devices must notice by their keepalive."""
+def flap(for_s: float, *, every_s: float) -> Action:
+    """Link down again and again; then every device must be back within `HANG_S`."""
+
+    async def run(stage: Stage) -> None:
+        until_s = time.monotonic() + for_s
+        stage.note_worst(f"link down every {every_s:g} s", for_s)
+        while time.monotonic() < until_s:
+            stage.counts["connections cut"] += stage.fleet.network.cut()
+            await asyncio.sleep(min(every_s, max(0.0, until_s - time.monotonic())))
+        stage.counts["connections cut"] += stage.fleet.network.cut()
+        await _all_online(stage, time.monotonic(), "everyone back online after flaps")
+
+    return Action(f"cut all device connections every {every_s:g} s for {for_s:g} s", run)
+
+
+def half_open() -> Action:
+    """Connections fall silent without a close; devices must notice within `HANG_S`."""
 
     async def run(stage: Stage) -> None:
         began_s = time.monotonic()
-        stage.counts["half-open"] += stage.fleet.network.fall_silent(share)
-        if share < 1:
-            return
-        deadline = began_s + 5 * KEEPALIVE_S
-        while time.monotonic() < deadline:
-            if all(device.last_online_s > began_s for device in stage.fleet.devices):
-                break
-            await asyncio.sleep(0.1)
-        _worst(stage, "half-open noticed", max(d.last_online_s for d in stage.fleet.devices) - began_s)
+        silent = [device for device in stage.fleet.devices if device.connected]
+        stage.counts["half-open"] += stage.fleet.network.fall_silent()
+        while time.monotonic() < began_s + 2 * HANG_S and not all(d.last_lost_s > began_s for d in silent):
+            await asyncio.sleep(0.05)
+        unaware = [device.name for device in silent if device.last_lost_s < began_s]
+        assert not unaware, f"connections that have been silent for {2 * HANG_S:.0f} s still count: {unaware}"
+        took_s = max((device.last_lost_s - began_s for device in silent), default=0.0)
+        stage.note_worst("half-open connection noticed", took_s)
+        assert took_s <= HANG_S, f"a silent connection was noticed after {took_s:.1f} s"
 
-    return Action(f"{share:.0%} of the device connections fall silent", run)
+    return Action("all device connections fall silent", run)
+
+
+async def _all_online(stage: Stage, since_s: float, figure: str) -> None:
+    devices = stage.fleet.devices
+    while not all(device.connected and device.last_online_s > since_s for device in devices):
+        if time.monotonic() > since_s + 30:
+            break
+        await asyncio.sleep(0.05)
+    took_s = max(device.last_online_s - since_s for device in devices)
+    stage.note_worst(figure, took_s)
+    away = [device.name for device in devices if device.last_online_s < since_s]
+    assert not away, f"still away: {away}"
+    assert took_s <= HANG_S, f"{figure} after {took_s:.1f} s"
 
 
 def reboot(share: float) -> Action:
@@ -214,159 +187,30 @@ def reboot(share: float) -> Action:
     return Action(f"reboot {share:.0%} of the devices", run)
 
 
-def jump_clocks(share: float, by_s: float, for_s: float) -> Action:
-    """Clocks of devices are wrong for a while."""
+def reuse_boots() -> Action:
+    """Devices start again, count from 1, and say the boot id they had before."""
 
     async def run(stage: Stage) -> None:
-        stage.counts["clock jumped"] += stage.fleet.jump_clocks(share, by_s)
+        stage.counts["boot id reused"] += stage.fleet.reuse_boots()
+
+    return Action("restart devices that reuse their boot id", run)
+
+
+def spoil_clocks(for_s: float) -> Action:
+    """Clocks of devices are wrong for a while, each in one of four ways."""
+
+    async def run(stage: Stage) -> None:
+        stage.counts["clock jumped"] += stage.fleet.spoil_clocks()
         await asyncio.sleep(for_s)
         stage.fleet.set_clocks()
 
-    return Action(f"clocks of {share:.0%} of the devices {by_s / 3600:+g} h for {for_s:g} s", run)
+    return Action(f"clocks in 1970, in 2099, an hour back and half a year ahead for {for_s:g} s", run)
 
 
-def clone_cards(count: int) -> Action:
-    """Somebody publishes under boot and seq of messages that are stored already, with other values: all conflicts."""
-
-    async def run(stage: Stage) -> None:
-        stored = [d.newest_acked for d in stage.fleet.devices if type(d) is Device and d.newest_acked is not None]
-        chosen = stage.random.sample(stored, min(count, len(stored)))
-        assert chosen, "nothing is stored yet that could be cloned"
-        connection = await _client(stage, "clone")
-        try:
-            for entry in chosen:
-                assert entry.ts is not None
-                clone = {"boot": entry.boot, "seq": entry.seq, "ts": entry.ts + 1, "m0": 1e15 + entry.number}
-                topic = topics.TELEMETRY.name(tenant=TENANT, device=entry.device)
-                await connection.publish(topic, orjson.dumps(clone))
-                stage.counts["card cloned"] += 1
-                await stage.eventually(
-                    "SELECT count(*) FROM rejected.message WHERE reason = 'conflict' "
-                    f"AND (device, boot, seq) = ('{entry.device}', {entry.boot}, {entry.seq})",
-                    1,
-                    20,
-                )
-        finally:
-            await connection.close(end_session=True)
-
-    return Action(f"{count} cloned cards", run)
-
-
-def flood(count: int) -> Action:
-    """Undecodable messages in a row, unnumbered; every one must be kept. For scenarios that leave the broker alone."""
+def wait(for_s: float) -> Action:
+    """Nothing happens."""
 
     async def run(stage: Stage) -> None:
-        connection = await _client(stage, "flood")
-        topic = topics.TELEMETRY.name(tenant=TENANT, device="flood")
-        run_id = stage.random.getrandbits(32)
-        payloads = [f"no JSON {run_id} {n}".encode() for n in range(count)]
-        try:
-            await asyncio.gather(*(connection.publish(topic, payload) for payload in payloads))
-        finally:
-            await connection.close(end_session=True)
-        stage.counts["undecodable"] += count
-        await stage.eventually(
-            "SELECT count(DISTINCT digest) FROM rejected.message WHERE reason = 'not_json' "
-            f"AND position('no JSON {run_id} '::bytea IN payload) = 1",
-            count,
-            60,
-        )
+        await asyncio.sleep(for_s)
 
-    return Action(f"{count:,} undecodable messages in a row", run)
-
-
-def poison_bus(count: int) -> Action:
-    """Batches on the bus that no writer can read, among good ones; each is isolated and kept."""
-
-    async def run(stage: Stage) -> None:
-        connection = await _client(stage, "poison")
-        run_id = stage.random.getrandbits(32)
-        try:
-            for number in range(count):
-                topic = topics.BUS_SAMPLES.name(shard=number % 4)
-                await connection.publish(topic, f"poison {run_id} {number}".encode())
-        finally:
-            await connection.close(end_session=True)
-        stage.counts["poison"] += count
-        await stage.eventually(
-            "SELECT count(DISTINCT digest) FROM rejected.message WHERE reason = 'unknown_format' "
-            f"AND position('poison {run_id} '::bytea IN payload) = 1",
-            count,
-            30,
-        )
-
-    return Action(f"{count} poisoned bus batches", run)
-
-
-def stalled_group(for_s: float) -> Action:
-    """One more consumer group takes one batch and never acknowledges it."""
-
-    async def run(stage: Stage) -> None:
-        connection = await _client(stage, STALLED, clean_start=False, session_expiry_s=3600, receive_maximum=1)
-        stage.counts["group stalled"] += 1
-        try:
-            await connection.subscribe([topics.BUS_SAMPLES.filter()])
-            await asyncio.sleep(for_s)
-            await connection.unsubscribe([topics.BUS_SAMPLES.filter()])
-        finally:
-            await connection.close(end_session=True)
-
-    return Action(f"a consumer group that stalls for {for_s:g} s", run)
-
-
-def limit_queues(messages: int, for_s: float, service: str) -> Action:
-    """A service is away while the broker keeps at most so many messages for it and drops the rest, with success."""
-
-    async def run(stage: Stage) -> None:
-        usual = stage.broker_configuration()
-        async with stage.without("mosquitto"):
-            stage.configure_broker(usual + f"max_queued_messages {messages}\nsys_interval 1\n")
-        try:
-            async with stage.without(service):
-                await asyncio.sleep(for_s)
-                stage.counts["dropped by the broker"] += await _dropped(stage)
-        finally:
-            stage.configure_broker(usual)
-            async with stage.without("mosquitto"):
-                pass
-
-    return Action(f"{service} away for {for_s:g} s with {messages} queued messages at most", run)
-
-
-async def _dropped(stage: Stage) -> int:
-    """What the broker says it dropped; an AssertionError if that is nothing."""
-    told: list[int] = []
-    connection = await _client(stage, "dropped", on_delivery=lambda delivery: told.append(int(delivery.payload)))
-    try:
-        await connection.subscribe([DROPPED], qos=0)
-        deadline = time.monotonic() + 5
-        while not (told and told[-1]) and time.monotonic() < deadline:
-            await asyncio.sleep(0.1)
-    finally:
-        await connection.close(end_session=True)
-    assert told, f"the broker does not tell {DROPPED}"
-    assert told[-1], "the broker dropped nothing, so its counter cannot alert"
-    return told[-1]
-
-
-async def _client(
-    stage: Stage, client_id: str, on_delivery: Callable[[Delivery], None] = lambda _: None, **options: object
-) -> Connection:
-    """A connection straight to the broker."""
-    settings = {"clean_start": True, "session_expiry_s": 0, "receive_maximum": 100, **options}
-    deadline = time.monotonic() + 10
-    while True:
-        with suppress(Transient):
-            return await Connection.open(
-                stage.platform.state.mqtt_url,
-                client_id,
-                on_delivery,
-                **settings,  # type: ignore[arg-type]
-            )
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{client_id} cannot connect to the broker")
-        await asyncio.sleep(0.2)
-
-
-def _worst(stage: Stage, what: str, seconds: float) -> None:
-    stage.worst[what] = max(stage.worst.get(what, 0.0), round(seconds, 2))
+    return Action(f"nothing for {for_s:g} s", run)

@@ -15,7 +15,8 @@ class Entry:
     `rows`: how many rows it makes; sample i has the metric `{metric}{i}`. `ts` (epoch ms) is its time, else `up_ms`
     (of `boot`). `refusals`: the reasons of which one must be named; empty: it must be stored whole.
     `rows_if_refused`: rows that stay although a part is refused. `twin`: the number of a message with the same metric
-    and millisecond, of which one alone can be stored.
+    and millisecond, of which one alone can be stored. `unplaced`: the reasons of which one is named where `ts` is None and
+    the boot ended before any message brought its anchor.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Entry:
     digest: str = ""
     twin: int = 0
     boot_ended: bool = False
+    unplaced: frozenset[str] = frozenset({"no_time"})
     acked: bool = False
     named: tuple[str, ...] = ()
 

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import Any
 
-import orjson
-
 from outrider.contract import topics
 from outrider.contract.limits import CLOCK_AHEAD_MAX_MS, TIME_MIN_MS
-from outrider.device.messages import Document, digest_of, encode_json
+from outrider.device.messages import Document, Outgoing, digest_of, encode_json
 from outrider.device.outbox import Outbox
 from outrider.runtime.backoff import Backoff
 from outrider.runtime.errors import Transient
 from outrider.runtime.mqtt import Connection, Delivery
-from tests.chaos import malformed
-from tests.chaos.book import UNNUMBERED, Book, Entry
+from tests.chaos.book import Book, Entry
 
 TENANT = "chaos"
 KEEPALIVE_S = 4
 TOPICS = {"telemetry": topics.TELEMETRY, "log": topics.LOG, "event": topics.EVENT}
 RECORD_SHARE = 0.1
 """So many log lines and events for each message of samples."""
-
-MEASURED_AGO_MS = 200
+READ_AS_SECONDS_BELOW = 10**11
 
 
 @dataclass(frozen=True)
@@ -43,14 +39,19 @@ class Device:
     """A device on its own connection; subclasses say what it measures. It sends while `producing`."""
 
     kind = "clocked"
+    has_clock = True
+    """Its wall clock can be set wrong."""
 
     def __init__(self, name: str, book: Book, load: Load, random: Random, url: Callable[[], str]) -> None:
         self.name = name
         self.producing = False
-        self.last_online_s = 0.0
+        self.last_online_s = self.last_lost_s = 0.0
+        """When a connection was last subscribed, and when one was last found dead (monotonic)."""
+        self.sent_bytes = self.acked_rows = 0
+        """Topics and payloads of all sendings, and the rows that were acked as stored."""
         self.clock_offset_ms = 0
         # Acked messages are not kept: what the platform lost after its ack must stay lost, for the checker to see.
-        self.outbox = Outbox(boot=_new_boot(), now_s=time.monotonic() - 5, capacity=50_000, keep_acked_s=0)
+        self.outbox = Outbox(boot=new_boot(), now_s=time.monotonic() - 5, capacity=50_000, keep_acked_s=0)
         self.newest_acked: Entry | None = None
         self.acked_made_s = 0.0
         """When the newest acked message was made (monotonic)."""
@@ -60,7 +61,9 @@ class Device:
         self._publishing: set[asyncio.Task[None]] = set()
         self._last_ms: dict[int, int] = {}
         self._boots = 0
-        self._topic = {stream: topic.name(tenant=TENANT, device=name) for stream, topic in TOPICS.items()}
+        self._topic: dict[str, str] = {
+            stream: topic.name(tenant=TENANT, device=name) for stream, topic in TOPICS.items()
+        }
 
     @property
     def connected(self) -> bool:
@@ -89,7 +92,7 @@ class Device:
             entry.boot_ended = True
         self._boots += 1
         self._last_ms.clear()
-        self.outbox.rebooted(_new_boot(), time.monotonic())
+        self.outbox.rebooted(new_boot(), time.monotonic())
         self.reconnect()
 
     def jump_clock(self, to_offset_ms: int) -> None:
@@ -98,6 +101,8 @@ class Device:
 
     async def close(self) -> None:
         """Disconnect for good."""
+        for task in self._publishing:
+            task.cancel()
         if self._connection is not None:
             await self._connection.close(end_session=True)
 
@@ -113,7 +118,7 @@ class Device:
 
     def _add_timed(self, stream: str, rows: int, metric: str) -> None:
         ts = self.wall_ms()
-        refusals = _refusals(ts)
+        refusals = clock_refusals(ts)
         entry = self.add(stream, rows, {"ts": ts}, ts=ts, metric=metric, refusals=refusals)
         if refusals:
             entry.rows = 0
@@ -191,6 +196,7 @@ class Device:
             self.outbox.reconnected()
             self._send_due()
             await connection.closed.wait()
+            self.last_lost_s = time.monotonic()
             await connection.close()
             await asyncio.sleep(backoff.next_s())
 
@@ -210,9 +216,14 @@ class Device:
     def _send_due(self) -> None:
         if self.connected:
             for out in self.outbox.due(time.monotonic()):
-                self._publish(self._topic[out.stream], out.payload)
+                self._publish(self.topic_of(out), out.payload)
+
+    def topic_of(self, out: Outgoing) -> str:
+        """Where a message is published."""
+        return self._topic[out.stream]
 
     def _publish(self, topic: str, payload: bytes) -> None:
+        self.sent_bytes += len(topic) + len(payload)
         self._start(self._publish_quietly(topic, payload))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -231,104 +242,21 @@ class Device:
             entry, made_s = self._waiting.pop(message.key)
             entry.acked, entry.named = True, tuple(dict.fromkeys(message.reasons))
             self.acked_made_s = max(self.acked_made_s, made_s)
+            self.acked_rows += 0 if entry.named else entry.rows
             if entry.stream == "telemetry" and not entry.named:
                 self.newest_acked = entry
         self._send_due()
 
 
-class Clockless(Device):
-    """No clock: uptimes, and `now_ms` at each sending. Each boot has metrics of its own, as two boots may overlap."""
-
-    kind = "clockless"
-
-    def produce(self) -> None:
-        """Samples at an uptime."""
-        self._add_up("telemetry", self._load.samples, f"b{self._boots}_")
-
-    def produce_record(self) -> None:
-        """A log line or event at an uptime."""
-        self._add_up(self._random.choice(("log", "event")), 1, "info")
-
-    def _add_up(self, stream: str, rows: int, metric: str) -> None:
-        # A little ago: made unique it must not come to lie after the `now_ms` it is sent with.
-        up_ms = self._unique(0, max(0, self.outbox.uptime_ms(time.monotonic()) - MEASURED_AGO_MS))
-        self.add(stream, rows, {"up_ms": up_ms}, clockless=True, metric=metric, up_ms=up_ms)
-
-
-class Pairs(Device):
-    """Sends every second sample in the millisecond of the one before, with another value: a conflict to be named."""
-
-    kind = "pairs"
-
-    def produce(self) -> None:
-        """Two messages, one millisecond."""
-        ts = self.wall_ms()
-        first = self.add("telemetry", 1, {"ts": ts}, ts=ts)
-        second = self.add("telemetry", 1, {"ts": ts}, ts=ts)
-        first.twin, second.twin = second.number, first.number
-
-
-class Unnumbered(Device):
-    """Does not number: at least once from the broker's PUBACK on, as durable as the broker. No alien value may appear."""
-
-    kind = "unnumbered"
-
-    def produce(self) -> None:
-        """Samples without boot and seq, once, if a connection stands."""
-        if self.connected:
-            ts = self.wall_ms()
-            entry = self._book.add(self.name, "telemetry", UNNUMBERED, 0, self._load.samples, ts=ts)
-            self._publish(
-                self._topic["telemetry"],
-                orjson.dumps({"ts": ts, **{f"m{i}": entry.number for i in range(entry.rows)}}),
-            )
-
-    def produce_record(self) -> None:
-        """None: there are samples enough."""
-
-
-class Malformed(Device):
-    """Sends what must be refused, each with its reason: cut JSON, NaN, NUL, bombs, no time, bad names and values."""
-
-    kind = "malformed"
-
-    def produce(self) -> None:
-        """The next kind of bad message."""
-        bad = malformed.KINDS[self._random.randrange(len(malformed.KINDS))]
-        number, ts = self._book.next_number, self.wall_ms()
-        self._hold(
-            "telemetry",
-            bad.rows_if_refused,
-            {},
-            encode=lambda numbered: bad.payload(*_number_of(numbered), ts, number),
-            ts=ts,
-            refusals=frozenset({bad.reason}),
-            rows_if_refused=bad.rows_if_refused,
-        )
-
-
-KINDS: tuple[type[Device], ...] = (Device, Clockless, Pairs, Unnumbered, Malformed)
-
-
-def plan(count: int) -> Iterator[type[Device]]:
-    """The kinds of a fleet: of eight devices three have a clock, two none, and one each of the other kinds."""
-    pattern = (Device, Clockless, Pairs, Device, Unnumbered, Clockless, Malformed, Device)
-    for number in range(count):
-        yield pattern[number % len(pattern)]
-
-
-def _refusals(ts: int) -> frozenset[str]:
+def clock_refusals(ts: int) -> frozenset[str]:
+    """Why a time (ms, as sent) is refused where no boot anchor corrects it; nothing for an acceptable one."""
+    # Epoch times are told apart by magnitude: so few milliseconds are read as seconds.
+    ts = ts * 1_000 if ts < READ_AS_SECONDS_BELOW else ts
     if ts > time.time() * 1000 + CLOCK_AHEAD_MAX_MS:
         return frozenset({"clock_ahead"})
-    # Epoch times are told apart by magnitude: so few milliseconds are read as seconds, of 1970 or of the far future.
-    return frozenset({"clock_invalid", "clock_ahead"}) if ts < TIME_MIN_MS else frozenset()
+    return frozenset({"clock_invalid"}) if ts < TIME_MIN_MS else frozenset()
 
 
-def _number_of(document: Document) -> tuple[int, int]:
-    assert isinstance(document, Mapping)
-    return int(document["boot"]), int(document["seq"])
-
-
-def _new_boot() -> int:
+def new_boot() -> int:
     # Never from the seed: a repeated boot id would make every message look like a resend.
     return SystemRandom().randint(1, 2**53 - 1)

@@ -9,11 +9,14 @@ from random import Random
 from urllib.parse import urlsplit
 
 from tests.chaos.book import Book
-from tests.chaos.devices import Device, Load, Unnumbered, plan
+from tests.chaos.devices import Device, Load
+from tests.chaos.kinds import Malformed, Reused, Unnumbered, plan
 from tests.chaos.proxy import Proxy
 
 RECONNECT_EVERY_S = 5.0
 """While a round settles, devices that wait for acks reconnect so often: waiting for the 30 s of a resend is no test."""
+HOUR_S, DAY_S = 3_600, 86_400
+OF_2099_S = 4_070_908_800
 
 
 class Fleet:
@@ -25,7 +28,7 @@ class Fleet:
         self.network = Proxy(address.hostname or "127.0.0.1", address.port or 1883, seed=seed)
         self.random = Random(seed)
         self.devices: list[Device] = [
-            kind(f"{kind.kind}-{number}", book, load, Random(f"{seed} {number}"), self._url)
+            kind(f"{kind.kind}-{number}", book, load, Random(f"{seed} {number}"), self.url)
             for number, kind in enumerate(plan(count))
         ]
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,10 +72,14 @@ class Fleet:
         """True when every numbering device has an ack for a message that it made after `since_s` (monotonic)."""
         return all(d.acked_made_s > since_s for d in self.devices if not isinstance(d, Unnumbered))
 
-    def some(self, share: float, *, kind: type[Device] | None = None) -> Sequence[Device]:
-        """A random share of the devices (of exactly this kind), at least one."""
-        candidates = [device for device in self.devices if kind in (None, type(device))]
-        return self.random.sample(candidates, max(1, round(share * len(candidates))))
+    def traffic(self) -> tuple[int, int]:
+        """(bytes sent, rows acked) so far by the devices that say nothing wrong and wait for acks."""
+        sound = [d for d in self.devices if not isinstance(d, Malformed | Unnumbered)]
+        return sum(d.sent_bytes for d in sound), sum(d.acked_rows for d in sound)
+
+    def some(self, share: float) -> Sequence[Device]:
+        """A random share of the devices, at least one."""
+        return self.random.sample(self.devices, max(1, round(share * len(self.devices))))
 
     def reboot(self, share: float) -> int:
         """A share of the devices starts again; how many."""
@@ -81,14 +88,27 @@ class Fleet:
             device.reboot()
         return len(chosen)
 
-    def jump_clocks(self, share: float, by_s: float) -> int:
-        """The clocks of a share of the devices with a clock are off by `by_s`; how many."""
-        # Another day each time: a clock set back twice would otherwise meet its own samples.
+    def spoil_clocks(self) -> int:
+        """Of all devices with a clock one in four each is in 1970, in 2099, an hour back, or half a year ahead; how many."""
+        # Another hour or day each time: a clock set back twice would otherwise meet its own samples.
+        count, now_s = self._clock_jumps, time.time()
+        offsets_s = (
+            count * HOUR_S - now_s,
+            OF_2099_S + count * DAY_S - now_s,
+            -HOUR_S - count * DAY_S,
+            (182 + count) * DAY_S,
+        )
+        clocked = sorted((d for d in self.devices if d.has_clock), key=lambda device: device.kind)
+        for turn, device in enumerate(clocked, count):
+            device.jump_clock(round(offsets_s[turn % len(offsets_s)] * 1000))
         self._clock_jumps += 1
-        offset_ms = int(by_s * 1000) - 86_400_000 * self._clock_jumps
-        chosen = self.some(share, kind=Device)
+        return len(clocked)
+
+    def reuse_boots(self) -> int:
+        """The devices that do not renew their boot id start again; how many."""
+        chosen = [device for device in self.devices if isinstance(device, Reused)]
         for device in chosen:
-            device.jump_clock(offset_ms)
+            device.reuse_boot()
         return len(chosen)
 
     def set_clocks(self) -> None:
@@ -96,5 +116,6 @@ class Fleet:
         for device in self.devices:
             device.jump_clock(0)
 
-    def _url(self) -> str:
+    def url(self) -> str:
+        """Where devices find the broker: through the bad network."""
         return f"mqtt://127.0.0.1:{self.network.port}"

@@ -98,8 +98,8 @@ def judge(
             if not numbered and (entry.device, entry.digest, reason) not in by_digest:
                 found.note("unkept", 1, f"{reason} of {entry}")
         if entry.named:
-            had_no_time = (entry.device, entry.stream, entry.boot, entry.seq, "no_time") in by_number
-            _judge_refused(entry, count, had_no_time, found)
+            key = (entry.device, entry.stream, entry.boot, entry.seq)
+            _judge_refused(entry, count, any((*key, reason) in by_number for reason in entry.unplaced), found)
         elif entry.refusals:
             found.note("unnamed", 1, f"{'/'.join(sorted(entry.refusals))} of {entry}")
         else:
@@ -145,12 +145,12 @@ def _all_or_nothing(entry: Entry, count: int, whole: int, found: Findings) -> No
         found.note("partial", 1, f"{count} of {whole} rows of {entry}")
 
 
-def _judge_refused(entry: Entry, count: int, had_no_time: bool, found: Findings) -> None:
+def _judge_refused(entry: Entry, count: int, was_unplaced: bool, found: Findings) -> None:
     allowed = set(entry.refusals) | ({"conflict"} if entry.twin else set())
     # Sent again after its boot a message omits now_ms: before any copy has brought the anchor it has no time, and a
     # copy that comes later adds nothing (conflict). Where the copy came first, its rows are there.
-    outlived_boot = entry.boot_ended and entry.ts is None and had_no_time
-    if outlived_boot and set(entry.named) <= {"no_time", "conflict"}:
+    outlived_boot = entry.boot_ended and entry.ts is None and was_unplaced
+    if outlived_boot and set(entry.named) <= {*entry.unplaced, "conflict"}:
         _all_or_nothing(entry, count, entry.rows, found)
         return
     if not set(entry.named) <= allowed:

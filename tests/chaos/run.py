@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import psycopg
+
 from outrider_cli import supervision
 from outrider_cli.platform import Platform, PlatformError
 from tests.chaos import ledger
@@ -37,6 +39,10 @@ class Round:
     """From the end of the last step until every device had an ack for something made after it."""
     settle_s: float = 0.0
     max_unattended_s: float = 0.0
+    sent_bytes: int = 0
+    """Topics and payloads that sound devices sent, sendings again included."""
+    acked_rows: int = 0
+    """What they got acks for as stored."""
 
     @property
     def clean(self) -> bool:
@@ -58,6 +64,8 @@ class Result:
     first_bytes: dict[str, int] = field(default_factory=dict)
     last_bytes: dict[str, int] = field(default_factory=dict)
     leftovers: list[int] = field(default_factory=list)
+    aborted: str = ""
+    """Why the run ended before its last round."""
     versions: dict[str, str] = field(default_factory=dict)
     duration_s: float = 0.0
 
@@ -68,8 +76,8 @@ class Result:
 
     @property
     def clean(self) -> bool:
-        """True when nothing was lost, doubled or left behind in any round."""
-        return self.findings.clean and all(r.clean for r in self.rounds) and not self.leftovers
+        """True when nothing was lost, doubled or left behind in any round, and all rounds were played."""
+        return self.findings.clean and all(r.clean for r in self.rounds) and not self.leftovers and not self.aborted
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,10 @@ async def run(
     on_tick: Callable[[Book], None] = lambda book: None,
     on_round: Callable[[int, Round], None] = lambda number, round_: None,
 ) -> Result:
-    """Plays the scenarios one after the other; `on_tick` is called about twice a second. Nothing is left running."""
+    """Plays the scenarios one after the other; `on_tick` is called about twice a second. Nothing is left running.
+
+    A platform that does not come back after a round ends the run: `aborted` says so. Raises what keeps it from starting.
+    """
     began_s = time.monotonic()
     result = Result(options.seed)
     platform = Platform(options.folder, environment=options.environment)
@@ -100,7 +111,10 @@ async def run(
         await asyncio.to_thread(platform.start)
         await asyncio.to_thread(platform.wait_ready, 120)
         result.versions = dict(platform.state.versions)
-        await _rounds(platform, scenarios, options, result, on_start, on_tick, on_round)
+        try:
+            await _rounds(platform, scenarios, options, result, on_start, on_tick, on_round)
+        except* (AssertionError, PlatformError, psycopg.Error) as errors:
+            result.aborted = "; ".join(str(error) for error in errors.exceptions)
     finally:
         await asyncio.to_thread(platform.stop)
         result.leftovers = await asyncio.to_thread(supervision.processes_of, options.folder.absolute())
@@ -150,6 +164,7 @@ async def _round(stage: Stage, watch: Watch, scenario: Scenario, options: Option
     await _ready(platform)
     stage.forget_short_lives()
     await asyncio.to_thread(watch.fresh)
+    sent_before, acked_before = fleet.traffic()
     fleet.produce(True)
     failure = await _play(scenario, stage)
     ended_s = time.monotonic()
@@ -161,7 +176,17 @@ async def _round(stage: Stage, watch: Watch, scenario: Scenario, options: Option
     settle_s = await fleet.settle(options.settle_s)
     with_slots = watch.attendance.max_s
     findings = await asyncio.to_thread(ledger.check, fleet.book, stage.admin_url, since=first_number)
-    return Round(scenario, findings, failure, round(recovery_s, 2), round(settle_s, 2), round(with_slots, 2))
+    sent, acked = fleet.traffic()
+    return Round(
+        scenario,
+        findings,
+        failure,
+        round(recovery_s, 2),
+        round(settle_s, 2),
+        round(with_slots, 2),
+        sent - sent_before,
+        acked - acked_before,
+    )
 
 
 async def _play(scenario: Scenario, stage: Stage) -> str:

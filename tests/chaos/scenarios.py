@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from random import Random
 
 from tests.chaos.actions import (
     bad_network,
-    clone_cards,
     cut,
-    end_sessions,
-    fill_disk,
-    flood,
+    flap,
     freeze,
     half_open,
-    jump_clocks,
     kill,
-    limit_queues,
-    lose_commit_replies,
     outage,
-    poison_bus,
-    read_only,
     reboot,
     reconnect_all,
     restart,
+    reuse_boots,
     scale,
-    stalled_group,
+    spoil_clocks,
     stop,
+    wait,
     wipe_broker,
 )
+from tests.chaos.database import (
+    database_outage,
+    deadlock,
+    end_in_transaction,
+    end_sessions,
+    fill_disk,
+    freeze_in_copy,
+    freeze_in_lease,
+    lose_commit_replies,
+    read_only,
+    serialization_failures,
+)
 from tests.chaos.timeline import Draw, Scenario, at, every
+from tests.chaos.traffic import (
+    clone_cards,
+    crowd,
+    deep_topic,
+    flood,
+    flood_past_quota,
+    limit_queues,
+    poison_bus,
+    poison_row,
+    stalled_group,
+)
 
 SERVICES = ("ingest", "writer-timeseries", "writer-logs")
 WRITER = "writer-timeseries"
@@ -71,20 +89,23 @@ def graceful(random: Random) -> Scenario:
 def scaling(random: Random) -> Scenario:
     """Row 6."""
     service = random.choice(("ingest", WRITER))
-    counts = [4, 1, random.choice((3, 5, 6)), 1]
+    counts = [4, 1, 6, 1]
     steps = [at(0.5 + 4 * i, scale(service, count)) for i, count in enumerate(counts)]
     return Scenario(f"scale-{service}", faults=[6], steps=[*steps, at(10, kill(service))])
 
 
 def frozen(random: Random) -> Scenario:
-    """Row 7: frozen longer than its lease, with another replica to take over."""
-    service = random.choice(("ingest", WRITER))
-    return Scenario(
-        f"freeze-{service}",
-        faults=[7],
-        scale={service: 2},
-        steps=[at(random.uniform(1, 3), freeze(service, random.uniform(10, 14)))],
+    """Row 7: frozen longer than its lease, with another replica to take over; `long_freeze` is the long one."""
+    for_s = random.uniform(11, 14)
+    name, service, action = random.choice(
+        (
+            ("freeze-ingest", "ingest", freeze("ingest", for_s)),
+            ("freeze-writer-in-copy", WRITER, freeze_in_copy(WRITER, for_s)),
+            ("freeze-lease-of-ingest", "ingest", freeze_in_lease("ingest", for_s)),
+            ("freeze-lease-of-writer", WRITER, freeze_in_lease(WRITER, for_s)),
+        )
     )
+    return Scenario(name, faults=[7], scale={service: 2}, steps=[at(random.uniform(1, 3), action)])
 
 
 def short_queues(random: Random) -> Scenario:
@@ -95,17 +116,34 @@ def short_queues(random: Random) -> Scenario:
 
 def bad_input(random: Random) -> Scenario:
     """Rows 9, 10 and 46 (the fleet's malformed devices send bombs all the time)."""
-    return Scenario(
-        "bad-input",
-        faults=[9, 10, 46],
-        steps=[at(0.5, flood(1_001)), at(2, poison_bus(5)), at(random.uniform(3, 5), poison_bus(7))],
-    )
+    steps = [
+        at(0.5, flood(1_001)),
+        at(1, flood_past_quota(1_001, room=500)),
+        at(1.5, deep_topic(32_000)),
+        at(2, poison_bus(5)),
+        at(random.uniform(3, 5), poison_row(5_000)),
+    ]
+    return Scenario("bad-input", faults=[9, 10, 46], steps=steps)
 
 
 def database_away(random: Random) -> Scenario:
     """Row 11."""
     fault = random.choice((stop("postgres", random.uniform(4, 9)), read_only(random.uniform(4, 8))))
     return Scenario("database-away", faults=[11], steps=[at(1, fault), at(12, kill("postgres"))])
+
+
+def transactions(random: Random) -> Scenario:
+    """Row 11: the database ends transactions of the writer for each reason it may have."""
+    return Scenario(
+        "transactions-ended",
+        faults=[11],
+        steps=[
+            at(0.5, deadlock(WRITER)),
+            at(5, serialization_failures(WRITER, random.randint(3, 6))),
+            at(10, end_in_transaction(WRITER)),
+            at(11, kill(WRITER)),
+        ],
+    )
 
 
 def disk_full(random: Random) -> Scenario:
@@ -135,8 +173,13 @@ def slow_sink(random: Random) -> Scenario:
 
 def clocks(random: Random) -> Scenario:
     """Row 18."""
-    by_s = random.choice((-3_600, 180 * 86_400, -1_700_000_000, 2_300_000_000))
-    steps = [at(1, jump_clocks(0.5, by_s, 4)), at(2, reboot(0.3)), at(6, reboot(0.3)), at(4, kill("ingest"))]
+    steps = [
+        at(2, reuse_boots()),
+        at(4.5, reboot(0.3)),
+        at(5.5, spoil_clocks(4)),
+        at(random.uniform(6, 8.5), kill("ingest")),
+        at(7, reboot(0.3)),
+    ]
     return Scenario("clocks-and-reboots", faults=[18], steps=steps)
 
 
@@ -146,16 +189,17 @@ def clones(random: Random) -> Scenario:
 
 
 def everyone_returns(random: Random) -> Scenario:
-    """Row 20, with the devices of this run."""
-    return Scenario("everyone-reconnects", faults=[20], steps=every(4, reconnect_all(), first_s=1, last_s=5))
+    """Row 20: the fleet, then a crowd beside it."""
+    steps = [at(random.uniform(0.5, 1.5), reconnect_all()), at(3, crowd(1_000))]
+    return Scenario("everyone-reconnects", faults=[20], steps=steps)
 
 
 def network(random: Random) -> Scenario:
-    """Row 21."""
+    """Row 21, for seconds; `long_flaps` is the long one."""
     hurt = random.choice(("flaps", "silence", "slow"))
     killed = at(random.uniform(2, 7), kill(random.choice((*SERVICES, "mosquitto"))))
     if hurt == "flaps":
-        steps = every(1.5, cut(0.7), first_s=0.5, last_s=8)
+        steps = every(1.5, cut(0.7), first_s=0.5, last_s=8)  # faster than any backoff settles
     elif hurt == "silence":
         steps = [at(1, half_open())]
     else:
@@ -180,6 +224,11 @@ def storm(random: Random) -> Scenario:
     return Scenario("storm", faults=[1, 4, 7, 11, 18, 21], scale={"ingest": 2, WRITER: 2}, steps=steps)
 
 
+def undisturbed(random: Random) -> Scenario:
+    """What a round costs in which nothing happens, to hold the others against."""
+    return Scenario("undisturbed", faults=[], steps=[at(0, wait(random.uniform(5, 6)))])
+
+
 DRAWS: tuple[Draw, ...] = (
     kill_broker,
     wiped_broker,
@@ -191,6 +240,7 @@ DRAWS: tuple[Draw, ...] = (
     short_queues,
     bad_input,
     database_away,
+    transactions,
     disk_full,
     commit_reply_lost,
     slow_sink,
@@ -199,4 +249,63 @@ DRAWS: tuple[Draw, ...] = (
     everyone_returns,
     network,
     storm,
+    undisturbed,
 )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long the long faults last, and how many they are."""
+
+    freeze_s: float = 60
+    outage_s: float = 60
+    flaps_s: float = 60
+    flood: int = 100_000
+    crowd: int = 10_000
+
+
+USUAL = Sizes()
+LONG = Sizes(outage_s=600, flaps_s=600)
+
+
+def long_faults(sizes: Sizes) -> tuple[Draw, ...]:
+    """The scenarios that a full run plays once: the faults at their full length."""
+
+    def long_freeze(random: Random) -> Scenario:
+        """Row 7, while other things fail too."""
+        others = [at(random.uniform(20, sizes.freeze_s - 5), kill(server)) for server in ("postgres", "mosquitto")]
+        return Scenario(
+            "long-freeze",
+            faults=[7],
+            scale={"ingest": 2, WRITER: 2},
+            steps=[at(1, freeze_in_copy(WRITER, sizes.freeze_s)), at(2, freeze("ingest", sizes.freeze_s)), *others],
+        )
+
+    def long_flood(random: Random) -> Scenario:
+        """Row 9."""
+        return Scenario("long-flood", faults=[9], steps=[at(0.5, flood(sizes.flood))])
+
+    def long_outage(random: Random) -> Scenario:
+        """Row 11."""
+        return Scenario("long-database-outage", faults=[11], steps=[at(1, database_outage(sizes.outage_s))])
+
+    def long_flaps(random: Random) -> Scenario:
+        """Row 21: flaps, then a network on which everything takes seconds, then silence."""
+        after_s = 1 + sizes.flaps_s
+        return Scenario(
+            "long-flaps",
+            faults=[21],
+            steps=[
+                at(0.5, bad_network(sizes.flaps_s, delay_s=0.1, loss=0.3)),
+                at(0.5, flap(sizes.flaps_s, every_s=5)),
+                at(random.uniform(20, sizes.flaps_s - 5), kill("ingest")),
+                at(after_s + 1, bad_network(12, delay_s=1.0, loss=0.3)),
+                at(after_s + 5, half_open()),
+            ],
+        )
+
+    def large_crowd(random: Random) -> Scenario:
+        """Row 20."""
+        return Scenario("large-crowd", faults=[20], steps=[at(0.5, crowd(sizes.crowd))])
+
+    return long_freeze, long_flood, long_outage, long_flaps, large_crowd

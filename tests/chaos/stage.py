@@ -11,13 +11,15 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from random import Random
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
+from outrider.runtime.errors import Transient
+from outrider.runtime.mqtt import Connection, Delivery
 from outrider.servers import base
 from outrider_cli import supervision
 from outrider_cli.platform import Platform
@@ -25,7 +27,17 @@ from tests.chaos.fleet import Fleet
 from tests.chaos.proxy import Proxy
 
 WRITABLE = "-c default_transaction_read_only=off"
+SEEN_S = 1.0
+"""What is true for so long, the watch has looked at."""
 WAL_SEGMENT_BYTES = 16 * 1024 * 1024
+
+
+def signal_to(pid: int, number: signal.Signals) -> bool:
+    """Signals a process; False if it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+        return True
+    return False
 
 
 class Stage:
@@ -41,6 +53,10 @@ class Stage:
         self.worst: dict[str, float] = {}
         """Figures of single actions, in seconds, the worst of each kind."""
         self._replies: dict[str, Proxy] = {}
+
+    def note_worst(self, what: str, seconds: float) -> None:
+        """Keeps the longest of this kind in `worst`."""
+        self.worst[what] = max(self.worst.get(what, 0.0), round(seconds, 2))
 
     @property
     def kills(self) -> int:
@@ -64,30 +80,19 @@ class Stage:
 
     async def kill(self, service: str) -> None:
         """SIGKILL for one process of a service, or for a server."""
-        if await self.signal(service, signal.SIGKILL) is not None:
+        pid = await self.pick(service)
+        if pid is not None and signal_to(pid, signal.SIGKILL):
             self.counts["kill -9"] += 1
 
-    async def signal(self, service: str, number: signal.Signals) -> int | None:
-        """Signals one process of a service, or a server; its id, None if none runs."""
+    async def pick(self, service: str) -> int | None:
+        """The id of a random process of a service (or of a server), None if that one does not run now."""
         name = self.random.choice(self.processes_of(service))
-        status = await asyncio.to_thread(self._status, name)
-        if status.pid is None:
-            return None
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(status.pid, number)
-            return status.pid
-        return None
+        return (await asyncio.to_thread(self._status, name)).pid
 
-    async def freeze(self, service: str, for_s: float) -> None:
-        """SIGSTOP for one process, SIGCONT after `for_s` seconds."""
-        pid = await self.signal(service, signal.SIGSTOP)
-        self.counts["frozen"] += pid is not None
-        try:
-            await asyncio.sleep(for_s)
-        finally:
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+    async def service_pids(self) -> dict[str, int | None]:
+        """The process of each service as it is now."""
+        statuses = await asyncio.to_thread(self._socket_status)
+        return {name: statuses[name].pid for name in self.platform.state.services}
 
     async def restart(self, service: str) -> None:
         """Graceful stop and start of one process of a service."""
@@ -152,6 +157,16 @@ class Stage:
                 raise AssertionError(f"{value!r}, not {wanted}, after {timeout_s:.0f} s: {query}")
             await asyncio.sleep(0.25)
 
+    async def until_shared(self, service: str) -> None:
+        """Waits until every slot of a service has a holder, every process of it holds some, and this has been seen."""
+        await self.eventually(
+            "SELECT CASE WHEN bool_or(holder IS NULL) THEN 0 ELSE count(DISTINCT holder) END "
+            f"FROM runtime.slot WHERE group_name = '{service}'",
+            len(self.processes_of(service)),
+            20,
+        )
+        await asyncio.sleep(SEEN_S)  # or the move that has just ended and the fault to come would look like one gap
+
     @contextmanager
     def full_disk(self) -> Iterator[None]:
         """No file of PostgreSQL grows beyond a log segment: RLIMIT_FSIZE, which PostgreSQL treats as a full disk.
@@ -193,6 +208,24 @@ class Stage:
             await asyncio.to_thread(self._start, name)
             await asyncio.to_thread(self.platform.wait_ready, 60)
         return self._replies[service]
+
+    async def client(
+        self, client_id: str, on_delivery: Callable[[Delivery], None] = lambda _: None, **options: object
+    ) -> Connection:
+        """A connection straight to the broker. Raises AssertionError if there is none within 10 s."""
+        settings = {"clean_start": True, "session_expiry_s": 0, "receive_maximum": 100, **options}
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(Transient):
+                return await Connection.open(
+                    self.platform.state.mqtt_url,
+                    client_id,
+                    on_delivery,
+                    **settings,  # type: ignore[arg-type]
+                )
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{client_id} cannot connect to the broker")
+            await asyncio.sleep(0.2)
 
     async def close(self) -> None:
         """Ends the proxies; the platform and the fleet are the caller's."""

@@ -9,10 +9,12 @@ import pytest
 from outrider.servers import ServerError
 from outrider.testing.fixtures import unavailable
 from tests.chaos import report
-from tests.chaos.actions import clone_cards, cut, flood, kill, lose_commit_replies, reboot, wipe_broker
+from tests.chaos.actions import cut, kill, reboot, reuse_boots, wipe_broker
+from tests.chaos.database import lose_commit_replies
 from tests.chaos.devices import Load
 from tests.chaos.run import Options, run
 from tests.chaos.timeline import Scenario, at
+from tests.chaos.traffic import clone_cards, flood, poison_row
 
 SEED = 20_261
 KILLS = Scenario(
@@ -30,8 +32,14 @@ KILLS = Scenario(
 )
 INPUT = Scenario(
     "bad-input-and-lost-replies",
-    faults=[9, 12, 19],
-    steps=[at(0.2, flood(1_001)), at(0.5, lose_commit_replies("writer-timeseries", 4)), at(2.5, clone_cards(2))],
+    faults=[9, 10, 12, 18, 19],
+    steps=[
+        at(0.2, flood(1_001)),
+        at(0.3, poison_row(500)),
+        at(0.5, lose_commit_replies("writer-timeseries", 4)),
+        at(1, reuse_boots()),
+        at(2.5, clone_cards(2)),
+    ],
 )
 
 

@@ -103,6 +103,16 @@ def test_judge_a_message_of_an_ended_boot_without_anchor_has_no_time() -> None:
     assert judge(_book(entry), [entry], [], [kept], {}).clean
 
 
+def test_judge_an_impossible_clock_is_corrected_by_the_anchor_or_named_where_there_is_none() -> None:
+    entry = _message(ts=None, up_ms=42, unplaced=frozenset({"clock_ahead"}))
+    assert _judge(_book(entry), _rows(ts=1_000_042)).clean
+    named = _message(ts=None, up_ms=42, unplaced=frozenset({"clock_ahead"}), named=("clock_ahead",), boot_ended=True)
+    kept = Refusal("d", "telemetry", 7, 1, "", "clock_ahead")
+    assert judge(_book(named), [named], [], [kept], {}).clean
+    named.boot_ended = False
+    assert judge(_book(named), [named], [], [kept], {}).problems == {"refused_wrongly": 1}
+
+
 def test_compact_makes_ranges() -> None:
     assert compact([7, 1, 2, 3, 2]) == "1-3, 7"
     assert compact([]) == ""

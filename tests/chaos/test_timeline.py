@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from tests.chaos.actions import kill
-from tests.chaos.scenarios import DRAWS
-from tests.chaos.timeline import Scenario, at, every, schedule
+from tests.chaos.scenarios import DRAWS, LONG, USUAL, Sizes, long_faults
+from tests.chaos.timeline import Draw, Scenario, at, every, schedule
 
 
 def test_every_includes_both_ends() -> None:
@@ -42,11 +42,31 @@ def test_schedule_is_the_same_for_the_same_seed() -> None:
 
 
 def test_schedule_plays_every_draw_before_one_comes_again() -> None:
-    names = {draw(Random(1)).faults[0] for draw in DRAWS}
-    played = schedule(DRAWS, seed=9, rounds=len(DRAWS))
-    assert {scenario.faults[0] for scenario in played} == names
+    played = schedule(_draws("abcd"), seed=9, rounds=8)
+    assert {scenario.name for scenario in played[:4]} == {scenario.name for scenario in played[4:]} == set("abcd")
 
 
-def test_scenarios_show_the_rows_of_the_fault_list_they_are_for() -> None:
+def test_schedule_plays_what_comes_once_one_time_each_in_any_place() -> None:
+    places = set()
+    for seed in range(1, 20):
+        names = [s.name for s in schedule(_draws("ab"), seed=seed, rounds=9, once=_draws("XY"))]
+        assert (len(names), names.count("X"), names.count("Y")) == (9, 1, 1)
+        places.add(names.index("X"))
+    assert len(places) > 3
+
+
+def test_schedule_of_fewer_rounds_than_what_comes_once_is_refused() -> None:
+    with pytest.raises(ValueError, match="rounds"):
+        schedule(_draws("ab"), seed=1, rounds=1, once=_draws("XY"))
+
+
+def _draws(names: str) -> list[Draw]:
+    steps = [at(1, kill("ingest"))]
+    return [lambda _, name=name: Scenario(name, faults=[1], steps=steps) for name in names]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("sizes", [USUAL, LONG])
+def test_scenarios_show_the_rows_of_the_fault_list_they_are_for(sizes: Sizes) -> None:
     rows = {fault for draw in DRAWS for fault in draw(Random(1)).faults}
     assert rows >= {1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 18, 19, 20, 21, 46}
+    assert {fault for draw in long_faults(sizes) for fault in draw(Random(1)).faults} >= {7, 9, 11, 20, 21}

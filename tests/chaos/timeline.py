@@ -49,7 +49,8 @@ class Scenario:
             raise ValueError(f"{self.name} has a step before its start")
 
     def __str__(self) -> str:
-        lines = [f"{self.name} (faults {', '.join(map(str, self.faults))})"]
+        faults = f"faults {', '.join(map(str, self.faults))}" if self.faults else "no fault"
+        lines = [f"{self.name} ({faults})"]
         lines += [f"  {service} × {count}" for service, count in self.scale.items()]
         return "\n".join(lines + [f"  {step}" for step in self.in_order()])
 
@@ -80,15 +81,20 @@ Draw = Callable[[Random], Scenario]
 """Makes a scenario whose times and victims come from the random source."""
 
 
-def schedule(draws: Sequence[Draw], *, seed: int, rounds: int) -> list[Scenario]:
+def schedule(draws: Sequence[Draw], *, seed: int, rounds: int, once: Sequence[Draw] = ()) -> list[Scenario]:
     """The scenarios of a run: each draw once in a random order, then again, until there are `rounds`.
 
-    The same seed gives the same schedule.
+    Those of `once` are among them at random places, one time each. The same seed gives the same schedule. Raises
+    ValueError where that is more than there are rounds.
     """
+    if len(once) > rounds or not (draws or rounds == len(once)):
+        raise ValueError(f"{len(once)} scenarios that come once do not make {rounds} rounds")
     random = Random(seed)
-    chosen: list[Scenario] = []
-    while len(chosen) < rounds:
+    chosen: list[Draw] = []
+    while len(chosen) < rounds - len(once):
         bag = list(draws)
         random.shuffle(bag)
-        chosen += [draw(random) for draw in bag[: rounds - len(chosen)]]
-    return chosen
+        chosen += bag[: rounds - len(once) - len(chosen)]
+    for draw in once:
+        chosen.insert(random.randint(0, len(chosen)), draw)
+    return [draw(random) for draw in chosen]
