@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
@@ -19,8 +20,9 @@ from outrider.runtime.errors import Transient
 
 log = logging.getLogger(__name__)
 
-ACKS_PER_S = 10_000
-"""Few acks go out at once; many are worth waiting for, because each costs broker and writer as much as half a message."""
+BUSY_PER_S = 30_000
+"""Messages a second at which acks wait longest: one costs broker and writer as much as half a message, so the busier
+they are, the more messages it should name. Half as busy they wait half as long."""
 SHORTEST_S = 0.025
 
 Needs = Callable[[], Awaitable[tuple[str | None, list[tuple[Key, list[Range]]]]]]
@@ -63,13 +65,17 @@ class Acknowledger:
         self._pending.set()
 
     async def run(self) -> None:
-        """Publish what was collected, after 25 to 100 ms, the longer the more there are; the last ones when cancelled."""
-        count = 0
+        """Publish what was collected, after 25 to 100 ms, the longer the busier it is; the last ones when cancelled."""
+        longest_s = limits.ACK_COALESCE_MS / 1000
+        delay_s, flushed_s = SHORTEST_S, time.monotonic()
         try:
             while True:
                 await self._pending.wait()
-                await asyncio.sleep(min(max(SHORTEST_S, count / ACKS_PER_S), limits.ACK_COALESCE_MS / 1000))
-                count = await self.flush()
+                await asyncio.sleep(delay_s)
+                messages = sum([len(seqs) for seqs in self._seqs.values()])
+                await self.flush()
+                elapsed_s, flushed_s = time.monotonic() - flushed_s, time.monotonic()
+                delay_s = min(max(SHORTEST_S, messages / elapsed_s / BUSY_PER_S * longest_s), longest_s)
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
@@ -84,8 +90,8 @@ class Acknowledger:
                 for key, ranges in gaps if ledger else ():
                     self.need(key, ranges, str(ledger))
 
-    async def flush(self) -> int:
-        """Publish everything collected now; returns how many acks that were."""
+    async def flush(self) -> None:
+        """Publish everything collected now."""
         self._pending.clear()
         seqs, self._seqs = self._seqs, {}
         rejected, self._rejected = self._rejected, {}
@@ -111,10 +117,9 @@ class Acknowledger:
             await self._publish(messages)
         except Transient as error:
             log.warning("acks_not_published", extra={"count": len(messages), "reason": str(error)})
-            return len(messages)
+            return
         for stream, count in streams.items():
             metrics.ACKS.labels(stream).inc(count)
-        return len(messages)
 
 
 @lru_cache(maxsize=65_536)
