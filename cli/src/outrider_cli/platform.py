@@ -11,10 +11,10 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from http.client import HTTPException
 from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
@@ -48,7 +48,7 @@ def is_ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, HTTPException, ValueError):  # URLError is an OSError
         return False
 
 
@@ -333,14 +333,14 @@ class Platform:
                 self.failure = f"supervisord ended; the end of {self._supervised.log} may say why"
                 self._sink("outrider", self.failure)
                 return
-            with contextlib.suppress(supervision.SupervisionError):
-                self._note_processes()
-                self._note_ready()
-            try:
+            try:  # nothing may end this thread: who would see that supervisord died?
+                with contextlib.suppress(supervision.SupervisionError, HTTPException):
+                    self._note_processes()
+                    self._note_ready()
                 for service, count in self.state.take_asked_scale():
                     self.scale(service, count)
-            except (PlatformError, supervision.SupervisionError) as error:
-                self._sink("outrider", f"not scaled: {error}")
+            except (PlatformError, supervision.SupervisionError, HTTPException, OSError, ValueError) as error:
+                self._sink("outrider", f"not scaled or not noted: {error}")
 
     def _note_processes(self) -> None:
         statuses = self._supervised.statuses()

@@ -80,7 +80,9 @@ def test_compressed_payloads_are_unpacked_and_bounded(pack: object) -> None:
 
 def test_bus_batches_are_summarised() -> None:
     header = Header("demo", "van-1", "telemetry", 7, 1, 0)
-    payload = encode_samples(BatchNumber(2, 9, 41), [(header, Samples.of([("a", "number", 1, 1.0), ("b", "number", 1, 2.0)]))])
+    payload = encode_samples(
+        BatchNumber(2, 9, 41), [(header, Samples.of([("a", "number", 1, 1.0), ("b", "number", 1, 2.0)]))]
+    )
     assert "batch 41 of slot 2/9: 1 messages, 2 samples, 1 devices" in _plain("outrider/v1/samples/3", payload)
     assert "not a bus batch" in _plain("outrider/v1/samples/3", b"{}")
 

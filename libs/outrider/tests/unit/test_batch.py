@@ -162,6 +162,8 @@ def test_a_damaged_batch_is_a_value_error_or_a_batch(data: st.DataObject, junk: 
 
 def test_another_version_says_what_to_update() -> None:
     with pytest.raises(ValueError, match="update this service first"):
+        decode_samples(json.dumps({**EXAMPLE, "v": 3}).encode())
+    with pytest.raises(ValueError, match="update ingest too"):
         decode_samples(json.dumps({**EXAMPLE, "v": 1}).encode())
 
 

@@ -68,8 +68,8 @@ class SeriesMap:
         self.size = 0
 
     def forget(self) -> None:
-        """Forget every id: the ledger is another one."""
-        self._cache.clear()
+        """Forget every id: the ledger is another one. What is looked up at this moment is not remembered either."""
+        self._cache = OrderedDict()
         self.size = 0
 
     async def of(self, messages: Sequence[tuple[Header, Shape]]) -> list[NDArray[np.int32]]:
@@ -95,6 +95,7 @@ class SeriesMap:
 
     async def _ids(self, unknown: dict[tuple[str, str], list[Shape]]) -> dict[tuple[str, str], _Device]:
         """The ids of these shapes; remembered where none is refused."""
+        cache = self._cache
         known = {key: self._cache[key].known() if key in self._cache else {} for key in unknown}
         missing = {
             (*key, metric, kind): None
@@ -111,7 +112,8 @@ class SeriesMap:
             found[key] = device = _Device()
             for shape in shapes:
                 device[shape] = np.array([known[key][run[:2]] for run in shape.runs], dtype=np.int32)
-            self._remember(key, {shape: ids for shape, ids in device.items() if REFUSED not in ids})
+            if cache is self._cache:
+                self._remember(key, {shape: ids for shape, ids in device.items() if REFUSED not in ids})
         return found
 
     def _remember(self, key: tuple[str, str], shapes: dict[Shape, NDArray[np.int32]]) -> None:

@@ -112,15 +112,16 @@ class Ledger:
 
         Raises Transient when nothing was stored (or when the commit's reply was lost: storing again changes nothing).
         """
+        ledger_before = self._ledger  # by which the ids below hold; another slot's transaction may change it meanwhile
         gathered = _gather([batch for _, batch in work.samples])
         ids = await self._series.of(list(zip(gathered.headers, gathered.shapes, strict=True)))
         records = [r for _, batch in work.events for r in batch.records]
         await self._prepare(gathered, records)
         try:
             try:
-                return await self._commit(work, gathered, ids, records, straight=True)
+                return await self._commit(work, gathered, ids, records, ledger_before, straight=True)
             except samples.SomeAreThere:  # seldom: a redelivery, or a conflict
-                return await self._commit(work, gathered, ids, records, straight=False)
+                return await self._commit(work, gathered, ids, records, ledger_before, straight=False)
         except pg.CheckViolation as error:  # a partition we knew was dropped meanwhile
             self._forget()
             raise Transient("a partition is missing; it is created on the next try") from error
@@ -131,6 +132,7 @@ class Ledger:
         gathered: _Samples,
         ids: list[NDArray[np.int32]],
         records: Sequence[Sequence[Record]],
+        ledger_before: str | None,
         *,
         straight: bool,
     ) -> Stored:
@@ -141,7 +143,7 @@ class Ledger:
                 id_cursor = await connection.execute(LEDGER_ID)
                 sample_verdicts = await judge(connection, self._accounting, gathered.headers)
             (ledger,) = await id_cursor.fetchone() or ("",)
-            same = self._ledger in (None, ledger)
+            same = ledger_before in (None, ledger)
             if same:
                 stored = await self._store_samples(connection, gathered, ids, sample_verdicts, straight)
                 event_verdicts = await judge(connection, self._accounting, event_headers)

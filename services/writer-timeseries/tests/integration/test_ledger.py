@@ -22,10 +22,11 @@ from outrider.contract.batch import (
     decode_samples,
     encode_samples,
 )
+from outrider.runtime.accounting import Accounting
 from outrider.runtime.acks import Acknowledger
 from outrider.runtime.database import Database as Pool
 from outrider.runtime.errors import Transient
-from outrider.runtime.verdicts import acknowledge
+from outrider.runtime.verdicts import Verdicts, acknowledge, count, judge
 from outrider.servers import Postgres
 from outrider.testing.fixtures import Database
 from outrider.testing.waiting import eventually
@@ -327,6 +328,41 @@ async def test_the_ledger_gets_a_new_id_when_the_database_is_another_one(ledger:
     renewed = await ledger.store(again)
     assert renewed.ledger != first.ledger
     assert (await ledger.store(again)).ledger == renewed.ledger
+
+
+async def test_no_slot_stores_by_what_it_knew_before_a_restore(ledger: Ledger, database: Database) -> None:
+    """The slots of a process share the map of series: that one of them saw the restore does not renew the others' ids."""
+    first = await ledger.store(batch((header(1), [number("n", T0, 1.0)])))
+    database.rows("UPDATE telemetry.ledger SET cluster = 'the cluster the backup was taken from'")
+    works = [batch((header(seq), [number("n", T0 + seq, 1.0)]), n=seq) for seq in range(2, 6)]
+    outcomes = await asyncio.gather(*(ledger.store(work) for work in works), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Transient] * 4
+    assert len(samples(database)) == 1
+    renewed = [await ledger.store(work) for work in works]
+    assert {stored.ledger for stored in renewed} != {first.ledger}
+    assert len(samples(database)) == 5
+
+
+async def test_a_transaction_that_waited_for_another_sees_what_that_one_stored(
+    ledger: Ledger, database: Database
+) -> None:
+    accounting = Accounting("telemetry", "writer-timeseries")
+    headers = [header(1), header(2)]
+
+    async def second() -> Verdicts:
+        async with ledger._database.transaction() as connection:
+            return await judge(connection, accounting, headers)
+
+    async with ledger._database.transaction() as connection:
+        verdicts = await judge(connection, accounting, headers[:1])
+        assert not verdicts.stale
+        waiting = asyncio.create_task(second())
+        blocked = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        await eventually(lambda: database.value(blocked) == 1)
+        await accounting.count(connection, count(verdicts))
+    assert (await waiting).stale == {0}
 
 
 async def test_a_lost_commit_reply_changes_nothing_on_the_second_try(ledger: Ledger, database: Database) -> None:

@@ -22,7 +22,9 @@ async def pool(database: Database) -> AsyncIterator[Pool]:
 
 
 def message(device: str, *metrics: str) -> tuple[Header, Shape]:
-    return Header("demo", device, "telemetry", None, None, 0), Shape.of(tuple((metric, "number", 1) for metric in metrics))
+    return Header("demo", device, "telemetry", None, None, 0), Shape.of(
+        tuple((metric, "number", 1) for metric in metrics)
+    )
 
 
 async def ids(series: SeriesMap, *messages: tuple[Header, Shape]) -> list[list[int]]:

@@ -288,4 +288,6 @@ def decode_records(payload: bytes) -> RecordBatch:
 
 def _check_version(document: dict[str, Any]) -> None:
     if document["v"] != VERSION:
+        if document["v"] < VERSION:
+            raise ValueError(f"version {document['v']} is of an older ingest; {VERSION} is known: update ingest too")
         raise ValueError(f"version {document['v']} is not {VERSION}: update this service first, then ingest")

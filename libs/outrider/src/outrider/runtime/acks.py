@@ -113,6 +113,8 @@ class Acknowledger:
                 document["gone"] = gone[key]
             messages.append((_topic(tenant, device), orjson.dumps(document)))
             streams[stream] += 1
+        if not messages:
+            return
         try:
             await self._publish(messages)
         except Transient as error:

@@ -289,9 +289,13 @@ class Connection(asyncio.Protocol):
             if self.closed.is_set():
                 raise self.reason
             packet_id, answer = self._wait()
-            self._write(
-                packets.publish(topic, payload, packet_id=packet_id, retain=retain, user_properties=user_properties)
-            )
+            try:
+                self._write(
+                    packets.publish(topic, payload, packet_id=packet_id, retain=retain, user_properties=user_properties)
+                )
+            except Malformed:
+                del self._waiting[packet_id]
+                raise
             (code,) = await answer
         if code == NO_MATCHING_SUBSCRIBERS:
             raise NotStored(f"nobody subscribes to {topic}")
@@ -314,7 +318,10 @@ class Connection(asyncio.Protocol):
             raise self.reason
         packet_id, answer = self._wait()
         self._write(packets.subscribe(packet_id, filters, qos))
-        for topic_filter, code in zip(filters, await answer, strict=False):
+        codes = await answer
+        if len(codes) != len(filters):
+            raise Transient(f"the broker answered {len(codes)} of {len(filters)} subscriptions")
+        for topic_filter, code in zip(filters, codes, strict=True):
             if code >= FAILURE:
                 raise Transient(f"broker refused to subscribe {topic_filter}: {_REASONS.get(code, hex(code))}")
 
@@ -327,8 +334,10 @@ class Connection(asyncio.Protocol):
         await answer
 
     def _wait(self) -> tuple[int, asyncio.Future[tuple[int, ...]]]:
+        if len(self._waiting) == 65535:
+            raise Transient("every packet id waits for an answer of the broker")
         packet_id = self._last_id % 65535 + 1
-        while packet_id in self._waiting:  # at most the broker's receive maximum are waiting, so one is free
+        while packet_id in self._waiting:
             packet_id = packet_id % 65535 + 1
         self._last_id = packet_id
         future: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()

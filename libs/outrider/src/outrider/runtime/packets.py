@@ -107,7 +107,7 @@ def read_codes(data: bytes, frame: Frame) -> tuple[int, tuple[int, ...]]:
     if end - start < 2:
         raise Malformed("an acknowledgement without packet id")
     packet_id = data[start] << 8 | data[start + 1]
-    if first == PUBACK:
+    if first & 0xF0 == PUBACK:
         return packet_id, (data[start + 2] if end - start > 2 else 0,)
     _, at = read_properties(data, start + 2, end)
     return packet_id, tuple(data[at:end])

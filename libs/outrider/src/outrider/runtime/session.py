@@ -142,16 +142,17 @@ class Session:
         """Acknowledge on the connection that delivered them; dropped where that connection is gone."""
         if not deliveries:
             return
+        size = 0
+        for delivery in deliveries:
+            size += len(delivery.payload) + OVERHEAD_BYTES
+            # What a handler noted points back to its delivery: freed now, not when some collection finds the cycle.
+            delivery.note = None
         connection = deliveries[0].connection
         connection.ack([delivery.packet_id for delivery in deliveries])
         if connection is not self._connection:
             return
         self._in_hand -= len(deliveries)
-        for delivery in deliveries:
-            self._bytes -= len(delivery.payload) + OVERHEAD_BYTES
-            delivery.note = (
-                None  # what a handler noted points back to it; free both now, not when a collection finds them
-            )
+        self._bytes -= size
         if self._in_hand == len(self._queue):
             self._oldest_taken_ms = None
         if self._paused and self._bytes < self._max_bytes // 2:

@@ -85,11 +85,11 @@ LEAVE = "DELETE FROM runtime.replica WHERE group_name = %s AND holder = %s"
 
 
 class Renewal:
-    """When a lease was renewed last; a session is connected only while the lease certainly holds."""
+    """When a lease was renewed last (monotonic clock); a session is opened only while the lease certainly holds."""
 
-    def __init__(self, timeout_s: float = inf) -> None:
+    def __init__(self, renewed_s: float = 0.0, timeout_s: float = inf) -> None:
         self._timeout_s = timeout_s
-        self._renewed_s = time.monotonic()
+        self._renewed_s = renewed_s
         self._again = asyncio.Event()
 
     def renew(self, asked_s: float) -> None:
@@ -219,7 +219,7 @@ class Slots:
             self._leave(slot)
         for slot, epoch, old in taken:
             log.info("slot_taken", extra={"group": group, "slot": slot, "epoch": epoch, "previous_holder": old})
-            lease = self._leases[slot] = Lease(group, slot, epoch, renewal=Renewal(timeout))
+            lease = self._leases[slot] = Lease(group, slot, epoch, renewal=Renewal(asked_s, timeout))
             self._attending[slot] = asyncio.create_task(self._attending_task(lease), name=lease.client_id)
         for slot in self.held[share:]:
             self._leave(slot)

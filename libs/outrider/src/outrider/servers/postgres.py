@@ -318,9 +318,12 @@ class Postgres(Server):
 
 
 def _shared_buffers_mb() -> int:
-    """An eighth of the memory, from 128 to 2,048 MB: the leaves of the ledger's index that a fleet writes to fit in."""
-    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    return max(128, min(2048, memory_mb // 8))
+    """An eighth of the memory (of a container's limit, in one), from 128 to 2,048 MB: the leaves of the ledger's index that
+    a fleet writes to fit in."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        memory_bytes = min(memory_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return max(128, min(2048, memory_bytes // 2**20 // 8))
 
 
 def _sweep() -> None:
