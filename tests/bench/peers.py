@@ -39,7 +39,7 @@ def peers(
     folder: Path,
     *,
     samples_per_message: int = 1,
-    shapes: Sequence[telegraf.Shape] = ("wide", "narrow"),
+    shapes: Sequence[telegraf.Shape] = ("wide", "narrow", "unpivot"),
 ) -> list[Peer]:
     """The peers found on this machine, not started; their files go into `folder`.
 

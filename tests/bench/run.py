@@ -46,6 +46,7 @@ class Options:
 @contextlib.asynccontextmanager
 async def started(scale: Mapping[str, int], persistence: str = "sqlite") -> AsyncIterator[Platform]:
     """A platform in a new folder, ready. Everything is stopped and removed at the end."""
+    before = os.environ.get(PERSISTENCE_VARIABLE)
     os.environ[PERSISTENCE_VARIABLE] = persistence
     # a short path outside the checkout, which the account of root's PostgreSQL may enter
     folder = tempfile.mkdtemp(prefix="outrider-bench-")
@@ -58,6 +59,10 @@ async def started(scale: Mapping[str, int], persistence: str = "sqlite") -> Asyn
     finally:
         await asyncio.to_thread(platform.stop)
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if before is None:
+            del os.environ[PERSISTENCE_VARIABLE]
+        else:
+            os.environ[PERSISTENCE_VARIABLE] = before
 
 
 def servers_only() -> contextlib.AbstractAsyncContextManager[Platform]:

@@ -20,6 +20,7 @@ from tests.bench.loads import FULL_SECONDS, GROWTH_DEVICES, GROWTH_LOAD, GROWTH_
 from tests.bench.machine import machine_facts
 from tests.bench.run import Options, found_peers, measure, measure_peer, servers_only
 
+PEER_S = 30.0
 GROWTH_S = 30.0
 COPY_ROWS = 10_000_000
 BROKER_S = 10.0
@@ -135,6 +136,7 @@ async def _peers(
         for letter in (letter for letter in plan.loads if letter in PEER_LOADS):
             load = _chosen(LOADS[letter], plan)
             options = _options(plan, load)
+            options = replace(options, seconds=min(options.seconds, PEER_S))
             told.begin(f"{name} ({letter}) {load.title}")
             try:
                 _, result = await measure_peer(index, load, options, told.progress)

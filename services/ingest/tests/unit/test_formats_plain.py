@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from outrider.contract.limits import MESSAGE_MAX_SAMPLES, NUMBER_MAX
+from outrider.contract.limits import MESSAGE_MAX_SAMPLES, METRIC_MAX_CHARS, NUMBER_MAX
 from outrider_ingest.formats import Decoded, decode_telemetry, plain
 from outrider_ingest.times import resolve_samples
 
@@ -123,8 +123,19 @@ def test_the_messages_of_most_devices_go_the_short_way(document: dict[str, Any])
         {"ts": RECEIVED, "1a": 1},
         {"ts": RECEIVED},
         {"v": 1, "boot": 7, "seq": 1, "t0": 5000, "series": {"a": [[0], [1]]}},
+        {"v": 1, "t0": RECEIVED, "series": {"a": [[0, 1], [1, 2]], "b": [[0.0, 1.0], [1, 2]]}},
+        {"v": 1, "t0": RECEIVED, "series": {"a": [[0, 1], [1, 2]], "b": [[False, True], [1, 2]]}},
         {"v": 1, "t0": RECEIVED, "series": {"a": [[0] * (MESSAGE_MAX_SAMPLES + 1), [1] * (MESSAGE_MAX_SAMPLES + 1)]}},
     ],
 )
 def test_what_needs_a_closer_look_is_left_to_the_long_way(document: dict[str, Any]) -> None:
     assert rows(json.dumps(document).encode()) is None
+
+
+def test_what_devices_make_up_is_not_remembered_beyond_its_bound() -> None:
+    for number in range(50):
+        plain.read(json.dumps({"ts": RECEIVED, f"no metric {number} " + "x" * 60_000: 1}).encode(), RECEIVED)
+    assert max(len(key) for keys in plain._KEYS for key in keys) <= METRIC_MAX_CHARS
+    for number in range(2 * plain._KEYS_MAX_NAMES // 1000):
+        plain.read(json.dumps({"ts": RECEIVED, **{f"m{number}_{i}": 1 for i in range(1000)}}).encode(), RECEIVED)
+    assert sum(map(len, plain._KEYS)) <= plain._KEYS_MAX_NAMES + 1000

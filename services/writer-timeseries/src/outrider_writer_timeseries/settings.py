@@ -23,7 +23,8 @@ class Settings(ServiceSettings):
         0.02, ge=0, description="Longest wait to fill a transaction; it adds to the time until the application ack."
     )
     writer_series_cache: int = Field(
-        2_000_000,
+        12_000_000,
         ge=1_000,
-        description="Series ids kept in memory, about 8 bytes each; beyond it they are looked up again.",
+        description="Memory for series ids, in units of 8 bytes: a device takes about 80 and one for each of its series "
+        "(many more where devices have names of their own for their metrics). Beyond it they are looked up again.",
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -88,11 +87,13 @@ class _Layout(NamedTuple):
     tables: NDArray[np.int8] | None
 
 
-@lru_cache(maxsize=10_000)
 def _layout(shape: Shape) -> _Layout:
-    counts = np.array([count for *_, count in shape.runs], dtype=np.int64)
-    tables = np.array([_TABLES.index(samples.table_of(kind)) for _, kind, _ in shape.runs], dtype=np.int8)
-    return _Layout(counts if (counts != 1).any() else None, tables if tables.any() else None)
+    if shape.note is None:
+        counts = np.array([count for *_, count in shape.runs], dtype=np.int64)
+        tables = np.array([_TABLES.index(samples.table_of(kind)) for _, kind, _ in shape.runs], dtype=np.int8)
+        shape.note = _Layout(counts if (counts != 1).any() else None, tables if tables.any() else None)
+    layout: _Layout = shape.note
+    return layout
 
 
 class Ledger:

@@ -10,7 +10,14 @@ from outrider.contract import limits
 from outrider.contract.batch import Header, Shape
 from outrider.runtime.database import Database as Pool
 from outrider.testing.fixtures import Database
-from outrider_writer_timeseries.series import DEVICE_MAX_SHAPES, REFUSED, SHAPE_SIZE, SeriesMap
+from outrider_writer_timeseries.series import (
+    DEVICE_MAX_SHAPES,
+    DEVICE_SIZE,
+    METRIC_SIZE,
+    REFUSED,
+    SHAPE_SIZE,
+    SeriesMap,
+)
 
 
 @pytest.fixture
@@ -49,15 +56,20 @@ async def test_ever_new_combinations_of_known_metrics_ask_the_database_nothing(p
     for bits in range(1, 64):
         chosen = [i for i in range(6) if bits >> i & 1]
         assert await ids(series, message("van-1", *(metrics[i] for i in chosen))) == [[known[i] for i in chosen]]
-    assert series.size <= (DEVICE_MAX_SHAPES + 1) * (SHAPE_SIZE + 6)
+    assert series.size <= DEVICE_SIZE + METRIC_SIZE * len(metrics)
 
 
 async def test_what_is_remembered_is_bounded_and_forgetting_changes_no_id(pool: Pool, database: Database) -> None:
-    capacity = 10 * (SHAPE_SIZE + 2)
+    capacity = 10 * (DEVICE_SIZE + SHAPE_SIZE + 2)
     series = SeriesMap(pool, capacity)
     before = {n: await ids(series, message(f"van-{n}", "a", "b")) for n in range(30)}
     assert 0 < series.size <= capacity
     assert {n: await ids(series, message(f"van-{n}", "a", "b")) for n in range(30)} == before
+    for n in range(30):  # every one leaves again, in whatever form it was remembered
+        for m in range(DEVICE_MAX_SHAPES + 2):
+            await series.of([message(f"van-{n}", f"m{m}")])
+    assert 0 < series.size <= capacity
+    assert sum(series._holders.values()) == sum(len(device.shapes) for device in series._cache.values())
     series.forget()
     assert series.size == 0
     assert await ids(series, message("van-3", "a", "b")) == before[3]

@@ -8,9 +8,10 @@ their messages; `samples.dt[i]` are the times of message i.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, groupby, repeat
+from sys import intern
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import orjson
@@ -71,6 +72,7 @@ Run: TypeAlias = tuple[str, Kind, int]
 """(metric, kind, how many samples of it follow)"""
 
 _SHAPES_MAX_RUNS = 200_000
+_intern: Callable[[Any], Any] = intern
 
 
 class Shape:
@@ -79,7 +81,7 @@ class Shape:
     `Shape.of` gives the same object for equal runs, so that a shape is compared and looked up by identity.
     """
 
-    __slots__ = ("runs", "size")
+    __slots__ = ("note", "runs", "size")
 
     _known: ClassVar[dict[tuple[Run, ...], Shape]] = {}
     _known_runs: ClassVar[int] = 0
@@ -88,6 +90,8 @@ class Shape:
         self.runs = runs
         self.size = sum([count for *_, count in runs])
         """Number of samples."""
+        self.note: Any = None
+        """Whatever a reader wants to find again at the same shape."""
 
     @classmethod
     def of(cls, runs: tuple[Run, ...]) -> Shape:
@@ -233,7 +237,9 @@ def decode_samples(payload: bytes) -> SampleBatch:
         _check_version(document)
         headers = _headers_in(document)
         shapes = [
-            Shape.of(tuple([(metric, kind, count) for metric, kind, count in runs])) for runs in document["shapes"]
+            # Interned, because a fleet has few names and a reader may remember many shapes.
+            Shape.of(tuple([(_intern(metric), _intern(kind), count) for metric, kind, count in runs]))
+            for runs in document["shapes"]
         ]
         if any(count < 1 for shape in shapes for *_, count in shape.runs):
             raise ValueError("a run of no samples")

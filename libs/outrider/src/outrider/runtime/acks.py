@@ -124,6 +124,6 @@ class Acknowledger:
             metrics.ACKS.labels(stream).inc(count)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=131_072)
 def _topic(tenant: str, device: str) -> str:
     return str(topics.ACK.name(tenant=tenant, device=device))

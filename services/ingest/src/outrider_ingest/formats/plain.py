@@ -34,13 +34,15 @@ _NUMBERS_AND_BOOLEANS = frozenset({int, float, bool})
 class _Keys:
     """What a flat object with these keys, in this order, measures; `metrics` is empty where one of them is no metric."""
 
-    __slots__ = ("boolean_shapes", "metrics", "numbers")
+    __slots__ = ("booleans", "metrics", "mixed", "numbers")
 
     def __init__(self, keys: tuple[str, ...]) -> None:
         names = tuple([METRICS[key] for key in keys])
         self.metrics = names if all(names) else ()
         self.numbers = Shape.of(tuple([(metric, "number", 1) for metric in self.metrics]))
-        self.boolean_shapes: dict[tuple[bool, ...], Shape] = {}
+        self.booleans: list[bool] = []
+        self.mixed = self.numbers
+        """The shape of the last message that had booleans, where `booleans` says so: nearly always the same."""
 
     def shape(self, values: list[Any]) -> Shape | None:
         """The shape of these values, None where one is neither number nor boolean."""
@@ -49,14 +51,14 @@ class _Keys:
             return self.numbers
         if not kinds <= _NUMBERS_AND_BOOLEANS:
             return None
-        key = tuple([type(value) is bool for value in values])
-        shape = self.boolean_shapes.get(key)
-        if shape is None:
-            kinds_of: list[Kind] = ["boolean" if is_boolean else "number" for is_boolean in key]
-            shape = Shape.of(tuple([(metric, kind, 1) for metric, kind in zip(self.metrics, kinds_of, strict=True)]))
-            if len(self.boolean_shapes) < 16:
-                self.boolean_shapes[key] = shape
-        return shape
+        booleans = [type(value) is bool for value in values]
+        if booleans != self.booleans:
+            kinds_of: list[Kind] = ["boolean" if is_boolean else "number" for is_boolean in booleans]
+            self.mixed = Shape.of(
+                tuple([(metric, kind, 1) for metric, kind in zip(self.metrics, kinds_of, strict=True)])
+            )
+            self.booleans = booleans
+        return self.mixed
 
 
 class _KnownKeys(dict[tuple[str, ...], _Keys]):
@@ -68,8 +70,10 @@ class _KnownKeys(dict[tuple[str, ...], _Keys]):
         if self.names > _KEYS_MAX_NAMES:
             self.clear()
             self.names = 0
-        self.names += 1 + len(keys)
-        known = self[keys] = _Keys(keys)
+        known = _Keys(keys)
+        if known.metrics:  # then every key is short; what is no metric may be as long as a message
+            self[keys] = known
+            self.names += 1 + len(keys)
         return known
 
 
@@ -133,9 +137,9 @@ def _compact(document: dict[str, Any], latest_ms: int) -> Samples | None:
         steps, column = columns
         if type(steps) is not list or type(column) is not list or len(steps) != len(column) or not steps:
             return None
+        if set(map(type, steps)) != {int}:  # first: [0.0] and [False] are equal to [0]
+            return None
         if steps != last_steps:
-            if set(map(type, steps)) != {int}:
-                return None
             own = list(accumulate(steps, initial=t0))
             del own[0]
             if min(own) < TIME_MIN_MS or max(own) > latest_ms:
