@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform as machine
 from collections.abc import Mapping, Sequence
@@ -199,8 +200,26 @@ def page(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def kept_runs(reports: Sequence[Mapping[str, Any]]) -> str:
+    """A section of the page about the full runs whose reports are kept in docs/reports, by seed."""
+    lines = [
+        "## Full runs that are kept",
+        "",
+        "| seed | rounds | acked | lost | duplicated | kill -9 | alone | report |",
+        "|---:|---:|---:|---:|---:|---:|---:|---|",
+        *(
+            f"| {r['seed']} | {r['rounds']} | {r['acked']:,} | {r['lost']} | {r['duplicated']} | {r['kills']} | "
+            f"{r['max_unattended_s']:.1f} s | [`chaos-seed-{r['seed']}.json`](reports/chaos-seed-{r['seed']}.json) |"
+            for r in sorted(reports, key=lambda r: int(r["seed"]))
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def write_page(report: Mapping[str, Any], docs: Path) -> Path:
-    """Writes docs/chaos.md; its path."""
+    """Writes docs/chaos.md, also from the reports kept in docs/reports; its path."""
     path = docs / "chaos.md"
-    path.write_text(page(report))
+    kept = [json.loads(file.read_text()) for file in docs.glob("reports/chaos-seed-*.json")]
+    path.write_text(page(report) + ("\n" + kept_runs(kept) if kept else ""))
     return path
