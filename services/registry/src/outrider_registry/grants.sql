@@ -1,0 +1,22 @@
+-- The registry owns its schema's rows; the audit it can only append to, through a function.
+GRANT USAGE ON SCHEMA registry TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON registry.tenant, registry.account, registry.token, registry.session,
+    registry.sign_in_link, registry.attempt, registry.device, registry.metric, registry.credential, registry.claim,
+    registry.revoked_certificate, registry.configuration_key, registry.configuration, registry.shadow, registry.command,
+    registry.emergency_stop, registry.presence, registry.presence_event, registry.chart, registry.idempotency TO {role};
+GRANT SELECT ON registry.audit TO {role};
+GRANT EXECUTE ON FUNCTION registry.sees, registry.audit_hash, registry.audit_append TO {role};
+-- Of other services' data it reads one tenant at a time, through views that show nothing where no tenant is set.
+DO $$
+DECLARE
+    view_ text;
+BEGIN
+    FOREACH view_ IN ARRAY ARRAY['telemetry.tenant_series', 'telemetry.tenant_sample', 'telemetry.tenant_sample_text',
+        'telemetry.tenant_latest', 'telemetry.tenant_event', 'telemetry.tenant_sequence', 'telemetry.tenant_seen',
+        'logs.tenant_line', 'logs.tenant_sequence', 'rejected.tenant_message'] LOOP
+        IF to_regclass(view_) IS NOT NULL THEN
+            EXECUTE format('GRANT USAGE ON SCHEMA %I TO {role}', split_part(view_, '.', 1));
+            EXECUTE format('GRANT SELECT ON %s TO {role}', view_);
+        END IF;
+    END LOOP;
+END $$;

@@ -1,0 +1,1 @@
+"""Rows of schema registry, a module per noun. Every function takes a connection inside a tenant's transaction."""

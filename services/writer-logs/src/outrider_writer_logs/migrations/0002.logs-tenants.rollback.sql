@@ -1,0 +1,1 @@
+DROP VIEW logs.tenant_line, logs.tenant_sequence;

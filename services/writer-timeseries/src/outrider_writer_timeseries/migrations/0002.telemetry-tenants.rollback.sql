@@ -1,0 +1,2 @@
+DROP VIEW telemetry.tenant_series, telemetry.tenant_sample, telemetry.tenant_sample_text, telemetry.tenant_latest,
+    telemetry.tenant_event, telemetry.tenant_sequence;
