@@ -15,7 +15,8 @@ COMMAND = "outrider_cli"
 APP_MAX_LINES = 120
 """`app.py` is the story of one message: it fits one screen, more or less."""
 
-SHAPE = ("__init__.py", "__main__.py", "settings.py", "app.py", "store.py", "grants.sql", "py.typed")
+SHAPE = ("__init__.py", "__main__.py", "settings.py", "app.py", "grants.sql", "py.typed")
+STORES = ("store.py", "store/__init__.py")
 
 
 def package_of(service: Path) -> str:
@@ -84,6 +85,7 @@ def test_every_service_has_the_same_shape(service: Path) -> None:
     missing = [name for name in ("README.md", "pyproject.toml") if not (service / name).is_file()]
     missing += [name for name in SHAPE if not (package / name).is_file()]
     assert missing == []
+    assert any((package / store).is_file() for store in STORES)
     assert len((package / "app.py").read_text().splitlines()) <= APP_MAX_LINES
 
 

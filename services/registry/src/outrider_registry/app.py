@@ -43,7 +43,11 @@ async def build(chassis: Chassis[Settings]) -> None:
 
     chassis.consume(
         ConsumerSettings(
-            group=GROUP, slots=1, batch_max_messages=500, batch_max_bytes=4 * 1024 * 1024, batch_max_age_s=0.05,
+            group=GROUP,
+            slots=1,
+            batch_max_messages=500,
+            batch_max_bytes=4 * 1024 * 1024,
+            batch_max_age_s=0.05,
             receive_maximum=1000,
         ),
         filters=lambda slot: list(control.FILTERS),

@@ -14,7 +14,14 @@ Role = Literal["viewer", "operator", "admin"]
 READ = frozenset(
     {"devices:read", "telemetry:read", "config:read", "commands:read", "rejected:read", "charts:read", "charts:write"}
 )
-OPERATE = READ | {"devices:write", "credentials:write", "config:write", "commands:write", "rejected:write", "audit:read"}
+OPERATE = READ | {
+    "devices:write",
+    "credentials:write",
+    "config:write",
+    "commands:write",
+    "rejected:write",
+    "audit:read",
+}
 ADMINISTRATE = OPERATE | {"users:read", "users:write", "tenant:write", "stop:write"}
 PLATFORM = ADMINISTRATE | {"platform:read", "platform:write"}
 ROLES: dict[Role, frozenset[str]] = {"viewer": READ, "operator": OPERATE | {"stop:write"}, "admin": ADMINISTRATE}
@@ -57,7 +64,9 @@ class Principal:
     def in_tenant(self) -> str:
         """The tenant to work in. Raises Forbidden where a platform administrator has not named one."""
         if self.tenant is None:
-            raise Forbidden("Name the tenant to work in: header Outrider-Tenant, `--tenant` in the CLI, or choose one in the console.")
+            raise Forbidden(
+                "Name the tenant to work in: header Outrider-Tenant, `--tenant` in the CLI, or choose one in the console."
+            )
         return self.tenant
 
 
@@ -70,5 +79,7 @@ def narrowed(wanted: Iterable[str], allowed: frozenset[str]) -> frozenset[str]:
     """The wanted scopes. Raises Forbidden for one that its owner has not."""
     asked = frozenset(wanted)
     if beyond := sorted(asked - allowed):
-        raise Forbidden(f"A token cannot have more than its owner: {', '.join(beyond)}. Allowed: {', '.join(sorted(allowed))}.")
+        raise Forbidden(
+            f"A token cannot have more than its owner: {', '.join(beyond)}. Allowed: {', '.join(sorted(allowed))}."
+        )
     return asked

@@ -23,10 +23,13 @@ class Settings(ServiceSettings):
     registry_url: str = Field(
         "", description="Where people reach the console (https://fleet.example.org), for links; empty: host and port."
     )
-    registry_tls_certificate: Path | None = Field(None, description="Certificate chain for HTTPS (PEM); empty: HTTP, for a proxy.")
+    registry_tls_certificate: Path | None = Field(
+        None, description="Certificate chain for HTTPS (PEM); empty: HTTP, for a proxy."
+    )
     registry_tls_key: Path | None = Field(None, description="Its private key (PEM).")
     device_mqtt_url: str = Field(
-        "mqtt://127.0.0.1:1884", description="The broker's listener for devices, as devices reach it: printed at enrolment."
+        "mqtt://127.0.0.1:1884",
+        description="The broker's listener for devices, as devices reach it: printed at enrolment.",
     )
     dynsec_file: Path | None = Field(
         None,
@@ -41,7 +44,11 @@ class Settings(ServiceSettings):
     )
     claim_hours: float = Field(24.0, gt=0, description="How long a claim token can be used unless it says otherwise.")
     session_hours: float = Field(12.0, gt=0, description="How long a sign-in to the console lasts.")
-    sign_in_attempts: int = Field(10, ge=1, description="Failed sign-ins of one name or address in 15 minutes; then it must wait.")
+    sign_in_attempts: int = Field(
+        10, ge=1, description="Failed sign-ins of one name or address in 15 minutes; then it must wait."
+    )
     presence_silence_s: float = Field(
-        90.0, gt=0, description="A device that was kicked or says it is online, and is silent for so long, is asked about."
+        90.0,
+        gt=0,
+        description="A device that was kicked or says it is online, and is silent for so long, is asked about.",
     )

@@ -238,12 +238,18 @@ class Publisher:
                 await asyncio.sleep(delay_s)
 
     async def publish(
-        self, topic: str, payload: bytes, *, qos: int = 1, user_properties: Sequence[tuple[str, str]] = ()
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        user_properties: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Publish; QoS 1 returns after PUBACK. Raises Transient (ConnectionLost, NotStored)."""
         if self._connection is None or not self._ready.is_set():
             raise ConnectionLost("the publisher is not connected")
-        await self._connection.publish(topic, payload, qos=qos, user_properties=user_properties)
+        await self._connection.publish(topic, payload, qos=qos, retain=retain, user_properties=user_properties)
 
     async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish many (topic, payload) with QoS 0 in one write. Raises Transient (ConnectionLost)."""
