@@ -79,6 +79,13 @@ def test_valid_vectors_fit_a_schema_of_their_channel(kind: str, channel: str) ->
         (payloads.LogMessage, {"level": "info"}),
         (payloads.CommandResponse, {"id": "c", "status": "done"}),
         (payloads.JobProgress, {"id": "j", "state": "downloading", "progress": 40}),
+        (payloads.Credential, {"generation": 0, "secret": "s" * 43}),
+        (payloads.Credential, {"generation": 2, "secret": "short"}),
+        (payloads.CredentialConfirm, {"generation": "2"}),
+        (payloads.CredentialConfirm, {"generation": 2, "digest": "ABC"}),
+        (payloads.Claim, {"device": "Not A Name"}),
+        (payloads.ClaimReply, {"status": "maybe"}),
+        (payloads.ClaimReply, {"status": "accepted", "device": "+"}),
     ],
 )
 def test_model_and_schema_refuse(model: type[BaseModel], document: dict[str, Any]) -> None:

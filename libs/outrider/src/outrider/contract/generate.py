@@ -129,6 +129,34 @@ CHANNELS = (
     Channel(
         "jobProgress", topics.JOB_PROGRESS, "device", 1, False, (payloads.JobProgress,), "How far an update job got."
     ),
+    Channel(
+        "credential",
+        topics.CREDENTIAL,
+        "platform",
+        1,
+        False,
+        (payloads.Credential,),
+        "The device's next secret, until it is confirmed.",
+    ),
+    Channel(
+        "credentialConfirm",
+        topics.CREDENTIAL_CONFIRM,
+        "device",
+        1,
+        False,
+        (payloads.CredentialConfirm,),
+        "The device has stored its next secret.",
+    ),
+    Channel(
+        "claim",
+        topics.CLAIM,
+        "device",
+        1,
+        False,
+        (payloads.Claim,),
+        "A new device asks to be enrolled; MQTT 5 may add Response Topic (the claim's own reply) and Correlation Data.",
+    ),
+    Channel("claimReply", topics.CLAIM_REPLY, "platform", 1, False, (payloads.ClaimReply,), "What came of the claim."),
 )
 
 PARAMETERS = {
@@ -136,6 +164,7 @@ PARAMETERS = {
     "device": "Name of the device, unique in a deployment: [a-z0-9][a-z0-9-]{0,62}.",
     "metric": "Name of the metric: [A-Za-z_][A-Za-z0-9_]{0,127}; dots, dashes and spaces become _.",
     "name": "Name of the command.",
+    "claim": "Id of the claim: [a-z0-9]{6,32}.",
 }
 
 

@@ -362,3 +362,97 @@ class JobProgress(Payload):
     detail: str | None = None
     progress: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the current state that is done, 0 … 1."""
+
+
+Name: TypeAlias = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+Generation: TypeAlias = Annotated[
+    int, Field(ge=1, le=NUMBER_MAX, strict=True, description="Number of the device's secret.", examples=[2])
+]
+
+
+class Credential(Payload):
+    """The next secret of a device. Keep both: try the new one first, then the old one. Comes again until confirmed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"generation": 2, "secret": "qLkTzQ4mE0sN1vYc7uJb9wXrA3fGhD6pKtUiOyWe2MB"}]}
+    )
+    generation: Generation
+    secret: Annotated[str, Field(min_length=32, max_length=128)]
+    """The password of the connections to come."""
+    valid_from: Timestamp | None = None
+    """When the broker begins to take it; absent: once it is confirmed."""
+
+
+class CredentialConfirm(Payload):
+    """The device has stored the secret of this generation: the broker switches to it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"generation": 2, "digest": "9f86d081884c7d65"}]})
+    generation: Generation
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None = None
+    """First 16 hex digits of the secret's SHA-256: a secret that arrived damaged is not switched to."""
+
+
+class Claim(Payload):
+    """What a new device sends, connected as `claim:{claim}` with the claim's token. Send the same again when no reply came."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"serial": "SN-20931", "hardware": "esp32-s3", "firmware": "1.4.0"}]}
+    )
+    device: Name | None = None
+    """The id it would like to have, where the claim names none."""
+    serial: Annotated[str, Field(max_length=128)] | None = None
+    hardware: Annotated[str, Field(max_length=128)] | None = None
+    firmware: Annotated[str, Field(max_length=128)] | None = None
+    type: Annotated[str, Field(max_length=63)] | None = None
+    csr: Annotated[str, Field(max_length=16_384)] | None = None
+    """A certificate request (PEM): the reply then holds a certificate instead of a secret."""
+
+
+class ClaimMqtt(Payload):
+    """Where the device connects from now on."""
+
+    url: str
+
+
+class ClaimReply(Payload):
+    """What came of a claim. Only `accepted` has the fields from `device` on; only `refused` has a reason."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "status": "accepted",
+                    "device": "van-7",
+                    "tenant": "acme",
+                    "username": "van-7",
+                    "secret": "qLkTzQ4mE0sN1vYc7uJb9wXrA3fGhD6pKtUiOyWe2MB",
+                    "generation": 1,
+                    "mqtt": {"url": "mqtts://fleet.example.org:8883"},
+                    "topics": {"telemetry": "fleet/v1/acme/van-7/telemetry"},
+                },
+                {"status": "pending"},
+                {
+                    "status": "refused",
+                    "reason": "used",
+                    "detail": "This claim was used by another device. Ask for a new one.",
+                },
+            ]
+        }
+    )
+    status: Literal["accepted", "pending", "refused"]
+    reason: str | None = None
+    """One word, for programs."""
+    detail: str | None = None
+    """A sentence that says what to do."""
+    device: Name | None = None
+    tenant: Name | None = None
+    username: str | None = None
+    secret: str | None = None
+    generation: Generation | None = None
+    certificate: str | None = None
+    """PEM, where a certificate was asked for."""
+    chain: str | None = None
+    """PEM of the authorities above it."""
+    mqtt: ClaimMqtt | None = None
+    topics: dict[str, str] | None = None
+    """Each of the device's topics by its name in the contract."""

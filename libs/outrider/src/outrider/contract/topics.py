@@ -84,6 +84,8 @@ COMMAND_RESPONSE = Topic(DEVICE + "command/{name}/response")
 TRIP = Topic(DEVICE + "trip")
 JOB = Topic(DEVICE + "job")
 JOB_PROGRESS = Topic(DEVICE + "job/progress")
+CREDENTIAL = Topic(DEVICE + "credential")
+CREDENTIAL_CONFIRM = Topic(DEVICE + "credential/confirm")
 CLAIM = Topic("fleet/v1/-/claim/{claim}")
 CLAIM_REPLY = Topic("fleet/v1/-/claim/{claim}/reply")
 
