@@ -33,7 +33,7 @@ class Settings(ServiceSettings):
     )
     dynsec_file: Path | None = Field(
         None,
-        description="The broker's dynamic-security.json where the registry can see it; its loss is then noticed while the broker runs.",
+        description="The broker's dynamic-security.json where the registry can see it: its loss is noticed while the broker runs.",
     )
     reconcile_interval_s: float = Field(
         30.0, gt=0, description="How often the broker's identities are compared with the database, all of them."

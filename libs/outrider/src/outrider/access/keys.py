@@ -44,7 +44,9 @@ class KeyRing:
             if not _ID.fullmatch(key_id):
                 raise BadMasterKey(f"{key_id[:40]!r} is no key id: 1 to 16 of a-z and 0-9")
             if len(key) < KEY_BYTES:
-                raise BadMasterKey(f"Key {key_id} has {len(key)} bytes; it needs {KEY_BYTES}. Make one with: {how_to_make()}")
+                raise BadMasterKey(
+                    f"Key {key_id} has {len(key)} bytes; it needs {KEY_BYTES}. Make one with: {how_to_make()}"
+                )
         self._keys = dict(keys)
 
     @property
@@ -87,7 +89,8 @@ class KeyRing:
             if not colon or len(key) < KEY_BYTES or key_id in keys:
                 # Never shows the line: it may be a key with a typing error.
                 raise BadMasterKey(
-                    f"{source}, line {number}: no `id:base64` of {KEY_BYTES} bytes with an id of its own. Make one with: {how_to_make()}"
+                    f"{source}, line {number}: no `id:base64` of {KEY_BYTES} bytes with an id of its own. "
+                    f"Make one with: {how_to_make()}"
                 )
             keys[key_id] = key
         return cls(keys)

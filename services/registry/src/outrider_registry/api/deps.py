@@ -41,7 +41,7 @@ PrincipalDep = Annotated[Principal, Depends(principal)]
 
 
 def needs(scope: str) -> Any:
-    """A dependency that gives the Principal, or refuses one without this scope: `who: Annotated[Principal, needs("devices:read")]`."""
+    """A dependency that gives the Principal, or refuses one without this scope: `Annotated[Principal, needs("…")]`."""
 
     def allowed(who: PrincipalDep) -> Principal:
         who.require(scope)
