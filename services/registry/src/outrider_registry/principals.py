@@ -11,22 +11,55 @@ from outrider_registry.errors import Forbidden
 
 Role = Literal["viewer", "operator", "admin"]
 
-READ = frozenset(
-    {"devices:read", "telemetry:read", "config:read", "commands:read", "rejected:read", "charts:read", "charts:write"}
+VIEW = frozenset(
+    {
+        "devices:read",
+        "telemetry:read",
+        "config:read",
+        "commands:read",
+        "rejected:read",
+        "charts:read",
+        "charts:write",
+        "tokens:read",
+        "tokens:write",
+    }
 )
-OPERATE = READ | {
+OPERATE = VIEW | {
     "devices:write",
     "credentials:write",
     "config:write",
     "commands:write",
     "rejected:write",
+    "stop:write",
     "audit:read",
 }
-ADMINISTRATE = OPERATE | {"users:read", "users:write", "tenant:write", "stop:write"}
+ADMINISTRATE = OPERATE | {"users:read", "users:write", "tenant:write"}
 PLATFORM = ADMINISTRATE | {"platform:read", "platform:write"}
-ROLES: dict[Role, frozenset[str]] = {"viewer": READ, "operator": OPERATE | {"stop:write"}, "admin": ADMINISTRATE}
-SCOPES = PLATFORM
-"""Every scope there is."""
+ROLES: dict[Role, frozenset[str]] = {"viewer": VIEW, "operator": OPERATE, "admin": ADMINISTRATE}
+SCOPES: dict[str, str] = {
+    "devices:read": "see devices, their credentials' dates and claims",
+    "devices:write": "register, change, disable and delete devices; the metric catalogue",
+    "telemetry:read": "see values, positions, logs and events",
+    "credentials:write": "issue, rotate and revoke secrets and certificates; open and decide claims",
+    "config:read": "see configurations and desired state",
+    "config:write": "change them",
+    "commands:read": "see commands and their results",
+    "commands:write": "send and cancel commands",
+    "rejected:read": "see rejected messages",
+    "rejected:write": "replay and delete them",
+    "charts:read": "see saved charts",
+    "charts:write": "save own charts",
+    "stop:write": "begin and end an emergency stop",
+    "audit:read": "read and verify the audit",
+    "tokens:read": "see own tokens",
+    "tokens:write": "make and end own tokens",
+    "users:read": "see the people of the tenant and their tokens",
+    "users:write": "invite, change and remove people; end their tokens",
+    "tenant:write": "change the tenant's title",
+    "platform:read": "see all tenants and the platform's own audit",
+    "platform:write": "make, disable and delete tenants; stop everything",
+}
+"""Every scope there is, and what it lets one do."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +93,13 @@ class Principal:
         if scope not in self.scopes:
             who = "This token" if self.token else f"The role {self.role}"
             raise Forbidden(f"{who} lacks the scope {scope}. Ask an administrator for a role or token that has it.")
+
+    def require_above(self, role: Role, home: str | None) -> None:
+        """Raises Forbidden unless this principal has all that an account of this role has: nobody gives what they lack,
+        and nobody manages somebody who may do more."""
+        if beyond := sorted(scopes_of(role, home) - self.scopes):
+            what = "an administrator of the platform" if home is None else f"an account with the role {role}"
+            raise Forbidden(f"Only somebody who may do as much can manage {what}; you lack: {', '.join(beyond)}.")
 
     def in_tenant(self) -> str:
         """The tenant to work in. Raises Forbidden where a platform administrator has not named one."""

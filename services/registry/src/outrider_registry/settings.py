@@ -27,6 +27,11 @@ class Settings(ServiceSettings):
         None, description="Certificate chain for HTTPS (PEM); empty: HTTP, for a proxy."
     )
     registry_tls_key: Path | None = Field(None, description="Its private key (PEM).")
+    registry_trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks of proxies whose X-Forwarded-For and -Proto are believed, comma separated; "
+        "empty: none.",
+    )
     device_mqtt_url: str = Field(
         "mqtt://127.0.0.1:1884",
         description="The broker's listener for devices, as devices reach it: printed at enrolment.",

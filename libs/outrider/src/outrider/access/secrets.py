@@ -22,11 +22,14 @@ def service_password(keys: KeyRing, service: str) -> str:
     return keys.secret("service", service, key_id=keys.ids[-1])
 
 
-def person_password(keys: KeyRing, account: str, generation: int) -> str:
-    """The broker password of a person's login `user:{name}`, by account id, so that a new account of an old name has its own."""
-    return keys.secret("person", account, generation)
+def person_password(keys: KeyRing, account: str, generation: int, key_id: str | None = None) -> str:
+    """The broker password of a person's login `user:{name}`, by account id, so that a new account of an old name has its own.
+
+    Raises UnknownKey.
+    """
+    return keys.secret("person", account, generation, key_id=key_id)
 
 
-def totp_secret(keys: KeyRing, account: str, generation: int) -> str:
-    """A second factor's secret (RFC 6238), 20 bytes as base32. By the oldest key: a new one must not break sign-ins."""
-    return base64.b32encode(keys.derive("totp", account, generation, key_id=keys.ids[-1])[:20]).decode()
+def totp_secret(keys: KeyRing, account: str, generation: int, key_id: str | None = None) -> str:
+    """A second factor's secret (RFC 6238), 20 bytes as base32. Raises UnknownKey."""
+    return base64.b32encode(keys.derive("totp", account, generation, key_id=key_id)[:20]).decode()

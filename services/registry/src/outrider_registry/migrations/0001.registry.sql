@@ -32,9 +32,11 @@ CREATE TABLE registry.account (
     role           text NOT NULL CHECK (role IN ('viewer', 'operator', 'admin')),
     password_hash  text,                                      -- argon2id; NULL: cannot sign in with a password yet
     totp_generation integer NOT NULL DEFAULT 0,               -- the secret is derived from it
+    totp_key_id    text,                                      -- and from this master key
     totp_confirmed_at timestamptz,                            -- NULL: no second factor
     totp_last_step bigint NOT NULL DEFAULT 0,                 -- a code is good once
-    mqtt_generation integer NOT NULL DEFAULT 0,               -- 0: no login at the broker; the password is derived from it
+    mqtt_generation integer NOT NULL DEFAULT 0,               -- the password of the login at the broker is derived from it
+    mqtt_key_id    text,                                      -- and from this master key; NULL: no login at the broker
     created_at     timestamptz NOT NULL DEFAULT now(),
     password_changed_at timestamptz,
     disabled_at    timestamptz,
@@ -62,7 +64,8 @@ CREATE TABLE registry.session (
     hash       bytea PRIMARY KEY,                             -- SHA-256 of the cookie
     account    uuid NOT NULL REFERENCES registry.account ON DELETE CASCADE,
     tenant     text REFERENCES registry.tenant,
-    acting_in  text REFERENCES registry.tenant,               -- the tenant a platform administrator looks at
+    acting_in  text REFERENCES registry.tenant ON DELETE SET NULL, -- the tenant a platform administrator looks at
+    by_link    boolean NOT NULL DEFAULT false,                -- begun with a one-time link: may set a password without the old one
     created_at timestamptz NOT NULL DEFAULT now(),
     seen_at    timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
@@ -393,7 +396,7 @@ CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON registry.credential
     FOR EACH ROW EXECUTE FUNCTION registry.tell('device', 'device');
 CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON registry.claim
     FOR EACH ROW EXECUTE FUNCTION registry.tell('claim', 'id');
-CREATE TRIGGER tell AFTER INSERT OR DELETE OR UPDATE OF mqtt_generation, disabled_at, tenant, role ON registry.account
+CREATE TRIGGER tell AFTER INSERT OR DELETE OR UPDATE OF mqtt_generation, mqtt_key_id, disabled_at, tenant, role ON registry.account
     FOR EACH ROW EXECUTE FUNCTION registry.tell('account', 'id');
 CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON registry.tenant
     FOR EACH ROW EXECUTE FUNCTION registry.tell('tenant', 'name');
