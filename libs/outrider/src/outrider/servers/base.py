@@ -263,20 +263,21 @@ class Server(ABC):
 
     def _may_try_again(self, log: str) -> bool:
         taken = "Address already in use" in log or "could not bind" in log
-        if taken and self._fixed_port is None and not processes_with_argument(self.marker()):
-            self._port = ports.free_port()
-            return True
-        return False
+        return taken and not processes_with_argument(self.marker()) and self._take_other_ports()
 
-    def _port_file(self) -> Path:
-        return self.data_dir / "port"
+    def _take_other_ports(self) -> bool:
+        """Picks new ports where the caller gave none; False if every port was given."""
+        if self._fixed_port is not None:
+            return False
+        self._port = ports.free_port()
+        return True
 
-    def _kept_port(self) -> int | None:
+    def _kept_port(self, name: str = "port") -> int | None:
         try:
-            port = int(self._port_file().read_text())
+            port = int((self.data_dir / name).read_text())
         except (OSError, ValueError):
             return None
         return port if ports.is_free(port) else None
 
     def _keep_port(self) -> None:
-        self._port_file().write_text(f"{self._port}\n")
+        (self.data_dir / "port").write_text(f"{self._port}\n")

@@ -1,228 +1,113 @@
-"""Finds a Mosquitto that keeps the delivery rules, and runs it privately."""
+"""Runs a Mosquitto privately, with identities: two doors on loopback, and nobody comes in without an account."""
 
 import contextlib
-import fcntl
 import os
-import re
 import shlex
 import shutil
 import signal
 import socket
-import subprocess
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import sys
 from pathlib import Path
 from string import Template
 from typing import ClassVar
+from urllib.parse import quote
 
-from outrider.servers import base, debian
+from outrider.access import bootstrap, rights, seed
+from outrider.access import keys as access_keys
+from outrider.access.bootstrap import ENCODED_SINCE, Account, username_of
+from outrider.access.keys import KeyRing
+from outrider.access.rights import Acl
+from outrider.access.secrets import service_password
+from outrider.servers import base, ports
 from outrider.servers.base import Server, ServerError
-
-Version = tuple[int, int, int]
-
-MINIMUM: Version = (2, 0, 21)
-REFERENCE: Version = (2, 1, 2)
-VARIABLE = "OUTRIDER_MOSQUITTO"
-PERSISTENCE_VARIABLE = "OUTRIDER_MOSQUITTO_PERSISTENCE"
-CLIENTS = ("mosquitto_pub", "mosquitto_sub", "mosquitto_rr", "mosquitto_ctrl", "mosquitto_passwd")
-# Newest wanted first; a suite that is gone from the mirror, or too old, gives way to the next.
-SUITES: Mapping[str, tuple[str, ...]] = {
-    "debian": ("forky", "testing", "trixie", "bookworm-backports"),
-    "ubuntu": ("resolute", "questing", "plucky", "devel"),
-}
-_WHY_NOT_OLDER = (
-    "older ones break receive-maximum: a consumer that dies gets nearly its whole queue in flight at once "
-    "and its acknowledgements are useless"
+from outrider.servers.mosquitto_program import (
+    CLIENTS,
+    MINIMUM,
+    REFERENCE,
+    SUITES,
+    VARIABLE,
+    Program,
+    Version,
+    advice,
+    find,
+    find_old,
+    not_found,
+    parse_version,
+    text_of,
+    too_old,
+    version_of,
 )
+
+__all__ = [
+    "CLIENTS",
+    "MINIMUM",
+    "PERSISTENCE_VARIABLE",
+    "REFERENCE",
+    "SUITES",
+    "VARIABLE",
+    "Mosquitto",
+    "Program",
+    "Version",
+    "advice",
+    "find",
+    "find_old",
+    "not_found",
+    "parse_version",
+    "text_of",
+    "too_old",
+    "version_of",
+]
+
+PERSISTENCE_VARIABLE = "OUTRIDER_MOSQUITTO_PERSISTENCE"
+TEST_SERVICE = "test"
 _FOLDER = Path(__file__).parent
-# MQTT 3.1.1 CONNECT with a clean session and an empty client id
-_CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
-_DISCONNECT = b"\xe0\x00"
+_DEVICE, _DEVICE_TLS, _DEVICE_CERT = "device-port", "device-tls-port", "device-cert-port"
 _CONNACK = 0x20
-
-
-@dataclass(frozen=True)
-class Program:
-    """A Mosquitto on this machine: how to run it, its version, and where it came from."""
-
-    path: Path
-    version: Version
-    source: str
-    tree: Path | None = None
-    passed_over: tuple[str, ...] = field(default=(), compare=False)
-
-    @property
-    def argv(self) -> list[str]:
-        """The start of the broker's command line."""
-        return self._with_loader(self.path)
-
-    def client(self, name: str) -> list[str] | None:
-        """The start of the command line of a client program (`mosquitto_sub` …) of the same origin, None if absent."""
-        if self.tree:
-            path = self.tree / "usr/bin" / name
-            return self._with_loader(path) if path.exists() else None
-        places = os.pathsep.join([str(self.path.parent), os.environ.get("PATH", ""), "/usr/bin"])
-        found = shutil.which(name, path=places)
-        return [found] if found else None
-
-    @property
-    def sqlite_plugin(self) -> Path | None:
-        """The plugin that commits sessions and queues to a database (Mosquitto ≥ 2.1), None if absent."""
-        roots = [self.tree / "usr"] if self.tree else [self.path.parent.parent, Path("/usr"), Path("/usr/local")]
-        for root in roots:
-            for pattern in ("lib/*/mosquitto", "lib/*", "lib/mosquitto", "lib"):
-                for plugin in sorted(root.glob(f"{pattern}/mosquitto_persist_sqlite.so")):
-                    return plugin
-        return None
-
-    def _with_loader(self, path: Path) -> list[str]:
-        if self.tree is None:
-            return [str(path)]
-        loader = debian.loader(self.tree)
-        return [loader[0], "--argv0", path.name, *loader[1:], str(path)]
-
-
-def parse_version(text: str) -> Version:
-    """The version in the first lines of `mosquitto -h`; ValueError if there is none."""
-    match = re.search(r"\bversion (\d+)\.(\d+)\.(\d+)", text)
-    if not match:
-        raise ValueError("no version in the output of mosquitto -h")
-    return int(match[1]), int(match[2]), int(match[3])
-
-
-def text_of(version: Version) -> str:
-    """`2.1.2` for (2, 1, 2)."""
-    return ".".join(map(str, version))
-
-
-def too_old(path: Path, version: Version) -> str:
-    """What is said of a Mosquitto that cannot be used."""
-    return f"{path} is Mosquitto {text_of(version)}; {text_of(MINIMUM)} or newer is needed ({_WHY_NOT_OLDER})"
-
-
-def advice(distribution: str, codename: str) -> str:
-    """How to get a suitable Mosquitto on this machine, in commands."""
-    if distribution == "debian" and codename == "bookworm":
-        return (
-            "Debian 12 has one in its backports:\n"
-            "  echo 'deb http://MIRROR/debian bookworm-backports main' |"
-            " sudo tee /etc/apt/sources.list.d/backports.list   (MIRROR: the host your other apt sources name)\n"
-            "  sudo apt update && sudo apt install -t bookworm-backports mosquitto mosquitto-clients"
-        )
-    if distribution == "debian":
-        return "Debian 13 and newer have one: sudo apt update && sudo apt install mosquitto mosquitto-clients"
-    if distribution == "ubuntu":
-        return (
-            "The Mosquitto project packages it for Ubuntu:\n"
-            "  sudo add-apt-repository ppa:mosquitto-dev/mosquitto-ppa\n"
-            "  sudo apt update && sudo apt install mosquitto mosquitto-clients"
-        )
-    return "Install it with your package manager, or build it from the project's sources"
-
-
-def not_found(tried: list[str], distribution: str, codename: str) -> str:
-    """The message for a machine where no suitable Mosquitto can be had."""
-    lines = "\n".join(f"  {number}. {reason}" for number, reason in enumerate(tried, 1))
-    return (
-        f"No suitable Mosquitto ({text_of(MINIMUM)} or newer, best {text_of(REFERENCE)}). Tried:\n{lines}\n"
-        f"{advice(distribution, codename)}.\n"
-        f"Or name a program with {VARIABLE}=/path/to/mosquitto, or use a running broker with OUTRIDER_MQTT_URL."
-    )
-
-
-def version_of(argv: list[str]) -> Version:
-    """Asks a broker program for its version; ServerError if it does not run."""
-    try:
-        command = [*argv, "-h"]
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL, check=False
-        )
-        return parse_version(result.stdout + result.stderr)
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise ServerError(f"{argv[-1]} does not run: {error}") from None
-
-
-def find(cache_dir: Path | None = None) -> Program:
-    """The Mosquitto to use: the one named by OUTRIDER_MOSQUITTO, else an installed one of 2.0.21 or newer, else one
-    unpacked from the distribution's packages into `cache_dir` (which takes a few seconds, once).
-
-    Safe for several callers at once. ServerError says what was tried and what to do.
-    """
-    cache_dir = cache_dir or base.cache_dir()
-    if named := os.environ.get(VARIABLE):
-        path = Path(named).absolute()
-        version = version_of([str(path)])
-        if version < MINIMUM:
-            raise ServerError(f"{VARIABLE}: {too_old(path, version)}")
-        return Program(path, version, VARIABLE)
-    passed_over: list[str] = []
-    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-    if installed := shutil.which("mosquitto", path=places):
-        try:
-            version = version_of([installed])
-            if version >= MINIMUM:
-                return Program(Path(installed), version, "installed")
-            passed_over.append(too_old(Path(installed), version))
-        except ServerError as error:
-            passed_over.append(str(error))
-    return _unpacked(cache_dir, tuple(passed_over))
-
-
-def _unpacked(cache_dir: Path, passed_over: tuple[str, ...]) -> Program:
-    tried = list(passed_over) or ["no mosquitto on PATH or in /usr/sbin"]
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with (cache_dir / "mosquitto.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for tree in sorted(cache_dir.glob("mosquitto-[0-9]*"), reverse=True):
-            with contextlib.suppress(ServerError):
-                return _program_of(tree, passed_over)
-        apt = debian.Apt.of_this_machine()
-        release = debian.os_release()
-        if apt is None:
-            tried.append("no private unpack: this machine has no apt with a source of Debian or Ubuntu itself")
-            name = next(iter(release.get("ID", "").split()), "")
-            raise ServerError(not_found(tried, name, release.get("VERSION_CODENAME", "")))
-        for suite in SUITES[apt.distribution]:
-            with tempfile.TemporaryDirectory(prefix="unpack-", dir=cache_dir) as work:
-                try:
-                    apt.unpack(Path(work) / "tree", suite, ("mosquitto", "mosquitto-clients"))
-                    program = _program_of(Path(work) / "tree", ())
-                except ServerError as error:
-                    tried.append(f"{apt.distribution} {suite}: {error}")
-                    continue
-                final = cache_dir / f"mosquitto-{text_of(program.version)}-{suite}"
-                shutil.rmtree(final, ignore_errors=True)
-                (Path(work) / "tree").rename(final)
-            return _program_of(final, passed_over)
-        raise ServerError(not_found(tried, apt.distribution, release.get("VERSION_CODENAME", "")))
-
-
-def _program_of(tree: Path, passed_over: tuple[str, ...]) -> Program:
-    path = tree / "usr/sbin/mosquitto"
-    if not path.exists():
-        raise ServerError(f"{tree} has no mosquitto")
-    version = version_of([*debian.loader(tree), str(path)])
-    if version < MINIMUM:
-        raise ServerError(f"has Mosquitto {text_of(version)}")
-    return Program(path, version, f"unpacked in {tree}", tree, passed_over)
+_DISCONNECT = b"\xe0\x00"
+_EVERYTHING = ("#", "$SYS/#", "$CONTROL/#")
+# "Topics" that start with a dollar are not matched by `#` (MQTT 5.0 section 4.7.2), and a shared subscription is asked
+# for as it was written.
+_TEST_RIGHTS = tuple(
+    Acl(kind, topic, True, 0)
+    for kind in ("publishClientSend", "publishClientReceive", "subscribePattern")
+    for topic in (*_EVERYTHING, *(("$share/#",) if kind == "subscribePattern" else ()))
+)
 
 
 class Mosquitto(Server):
-    """A Mosquitto on loopback for one data folder.
+    """A Mosquitto on loopback for one data folder: a port for services and one for devices.
 
-    `settings` are lines added to its configuration (an option given twice counts as given last).
+    `keys` (default: `master.key` in the folder, made if absent) give every service its account; `test_account` adds
+    `svc:test`, which may do everything. With a `tls` folder (ca.crt, server.crt, server.key, crl.pem) there are two more
+    ports for devices: TLS with a password, and TLS with a client certificate. `settings` are lines added to its
+    configuration (an option given twice counts as given last).
     """
 
     name: ClassVar[str] = "mosquitto"
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(
-        self, data_dir: Path, *, program: Program | None = None, port: int | None = None, settings: str = ""
+        self,
+        data_dir: Path,
+        *,
+        program: Program | None = None,
+        port: int | None = None,
+        device_port: int | None = None,
+        tls: Path | None = None,
+        settings: str = "",
+        keys: KeyRing | None = None,
+        test_account: bool = False,
     ) -> None:
         super().__init__(data_dir, port=port)
         self._program = program
         self._settings = settings
+        self._keys = keys
+        self._tls = tls.absolute() if tls else None
+        self._test_account = test_account
+        self._fixed_device_port = device_port
+        self._ports = {_DEVICE: device_port or self._kept_port(_DEVICE) or ports.free_port()}
+        if tls:
+            self._ports |= {name: self._kept_port(name) or ports.free_port() for name in (_DEVICE_TLS, _DEVICE_CERT)}
 
     @property
     def program(self) -> Program:
@@ -232,9 +117,47 @@ class Mosquitto(Server):
         return self._program
 
     @property
+    def keys(self) -> KeyRing:
+        """The master keys that the services' passwords are derived from."""
+        if self._keys is None:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self._keys = access_keys.ensure_file(self.data_dir / "master.key")
+        return self._keys
+
+    @property
     def url(self) -> str:
-        """`mqtt://127.0.0.1:PORT`."""
-        return f"mqtt://127.0.0.1:{self.port}"
+        """The address for tools, with their account; for tests with the account that may do everything."""
+        return self.url_of(TEST_SERVICE if self._test_account else "tools")
+
+    def url_of(self, service: str) -> str:
+        """`mqtt://svc%3A{service}:{password}@127.0.0.1:{port}`: the services' door with a service's own account."""
+        user = quote(username_of(service), safe="")
+        return f"mqtt://{user}:{quote(service_password(self.keys, service), safe='')}@127.0.0.1:{self.port}"
+
+    @property
+    def device_port(self) -> int:
+        """The devices' port on 127.0.0.1, without TLS; the client id is the user name there."""
+        return self._ports[_DEVICE]
+
+    @property
+    def device_url(self) -> str:
+        """`mqtt://127.0.0.1:{device_port}`; a device adds its name and secret."""
+        return f"mqtt://127.0.0.1:{self.device_port}"
+
+    @property
+    def device_tls_port(self) -> int:
+        """The devices' port with TLS and a password. KeyError without a `tls` folder."""
+        return self._ports[_DEVICE_TLS]
+
+    @property
+    def device_cert_port(self) -> int:
+        """The devices' port with TLS and a client certificate, whose common name is the user name. KeyError as above."""
+        return self._ports[_DEVICE_CERT]
+
+    @property
+    def dynsec_file(self) -> Path:
+        """The broker's accounts and their rights, as its dynamic-security plugin keeps them."""
+        return self.data_dir / "dynamic-security.json"
 
     @property
     def version(self) -> str:
@@ -248,50 +171,73 @@ class Mosquitto(Server):
         super().start()
 
     def wipe(self) -> None:
-        """Forgets all sessions, queues and retained messages; only while the broker does not run."""
+        """Forgets all sessions, queues and retained messages; only while the broker does not run. Accounts stay."""
         shutil.rmtree(self._store(), ignore_errors=True)
 
     def prepare(self) -> None:
-        """Writes the configuration; may be repeated."""
+        """Writes the configuration and mends the accounts; may be repeated while the broker does not run."""
         self._store().mkdir(parents=True, exist_ok=True)
         self._keep_port()
+        for name, port in self._ports.items():
+            (self.data_dir / name).write_text(f"{port}\n")
+        version, extra = self.program.version, self._extra_accounts()
+        if version < ENCODED_SINCE:
+            seed.write(str(self._acl_file()), rights.acl_file())
+        bootstrap.write_seed(self._seed_file(), self.keys, version, extra)
+        bootstrap.ensure(self.dynsec_file, self.keys, version, extra)
         Path(self.marker()).write_text(self.configuration())
 
     def configuration(self) -> str:
         """The rendered mosquitto.conf."""
-        plugin = self.program.sqlite_plugin if self.program.version >= (2, 1, 0) else None
+        version = self.program.version
+        plugin = self.program.sqlite_plugin if version >= (2, 1, 0) else None
         wanted = os.environ.get(PERSISTENCE_VARIABLE, "sqlite")
         if wanted not in ("sqlite", "file"):
             raise ServerError(f"{PERSISTENCE_VARIABLE} is {wanted!r}; it may be sqlite or file")
-        kind = "sqlite" if plugin and wanted == "sqlite" else "file"
-        persistence = Template((_FOLDER / f"persistence-{kind}.conf.in").read_text())
-        # a broker started by root would otherwise look for an account of its own, which cannot read this folder
-        account = "user root" if os.geteuid() == 0 else ""
+        persistence = _template(f"persistence-{'sqlite' if plugin and wanted == 'sqlite' else 'file'}")
+        dynsec = self.program.dynsec_plugin
+        if dynsec is None:
+            raise ServerError(
+                f"{self.program.path} has no mosquitto_dynamic_security.so beside it; "
+                "take the distribution's package of Mosquitto, or build it with the plugin"
+            )
         return (
-            Template((_FOLDER / "embedded.conf.in").read_text()).substitute(
+            _template("embedded").substitute(
                 port=self.port,
+                device_port=self.device_port,
+                dynsec=dynsec,
+                plugin="global_plugin" if version >= (2, 1, 0) else "plugin",
+                accounts=self.dynsec_file,
+                acl_file=f"acl_file {self._acl_file()}" if version < ENCODED_SINCE else "",
                 persistence=persistence.substitute(folder=self._store(), plugin=plugin),
-                account=account,
+                # a broker started by root would otherwise look for an account of its own, which cannot read this folder
+                account="user root" if os.geteuid() == 0 else "",
+                tls=self._tls_listeners(),
             )
             + self._settings
             + "\n"
         )
 
     def command(self) -> list[str]:
-        """Runs the broker in the foreground; it stops, saving its sessions, when its parent dies."""
-        return base.launcher([*self.program.argv, "-c", self.marker()], death_signal=signal.SIGTERM)
+        """Runs the broker in the foreground, its accounts put back first if their file was lost; it stops, saving its
+        sessions, when its parent dies."""
+        broker = [*self.program.argv, "-c", self.marker()]
+        files = ["--file", str(self.dynsec_file), "--seed", str(self._seed_file())]
+        with_accounts = [sys.executable, "-I", "-S", str(seed.__file__), *files, "--", *broker]
+        return base.launcher(with_accounts, death_signal=signal.SIGTERM)
 
     def marker(self) -> str:
         """The path of the configuration file."""
         return str(self.data_dir / "mosquitto.conf")
 
     def is_ready(self) -> bool:
-        """True if a CONNECT is answered."""
+        """True if a CONNECT is answered. It comes with an account, because each refusal would be a line in the log."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as sock:
-                sock.sendall(_CONNECT)
+                sock.sendall(_connect(username_of("tools"), service_password(self.keys, "tools")))
                 answered = sock.recv(4)[:1] == bytes([_CONNACK])
-                sock.sendall(_DISCONNECT)
+                with contextlib.suppress(OSError):
+                    sock.sendall(_DISCONNECT)
                 return answered
         except OSError:
             return False
@@ -309,5 +255,43 @@ class Mosquitto(Server):
                 written.append(path)
         return written
 
+    def _extra_accounts(self) -> list[Account]:
+        if not self._test_account:
+            return []
+        return [Account(username_of(TEST_SERVICE), service_password(self.keys, TEST_SERVICE), _TEST_RIGHTS)]
+
+    def _tls_listeners(self) -> str:
+        if self._tls is None:
+            return ""
+        return _template("tls").substitute(
+            folder=self._tls, tls_port=self.device_tls_port, certificate_port=self.device_cert_port
+        )
+
+    def _take_other_ports(self) -> bool:
+        names = [name for name in self._ports if name != _DEVICE or self._fixed_device_port is None]
+        self._ports |= {name: ports.free_port() for name in names}
+        return super()._take_other_ports() or bool(names)
+
     def _store(self) -> Path:
         return self.data_dir / "sessions"
+
+    def _seed_file(self) -> Path:
+        return self.data_dir / "dynamic-security.seed.json"
+
+    def _acl_file(self) -> Path:
+        return self.data_dir / "acl"
+
+
+def _template(name: str) -> Template:
+    return Template((_FOLDER / f"{name}.conf.in").read_text())
+
+
+def _connect(username: str, password: str) -> bytes:
+    """MQTT 3.1.1 CONNECT with a clean session, an empty client id and a login (section 3.1)."""
+
+    def text(value: str) -> bytes:
+        return len(value).to_bytes(2, "big") + value.encode()
+
+    rest = text("MQTT") + b"\x04\xc2\x00\x3c" + text("") + text(username) + text(password)
+    assert len(rest) < 128, "one byte of length"
+    return bytes([0x10, len(rest)]) + rest

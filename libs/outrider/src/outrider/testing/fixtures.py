@@ -104,9 +104,12 @@ def database(migrated: Database) -> Iterator[Database]:
 
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker of this test's own: persistent sessions of one test must not feed the next. It may be killed."""
+    """A broker of this test's own: persistent sessions of one test must not feed the next. It may be killed.
+
+    Its `url` is an account that may do everything; `device_client` (`outrider.testing.devices`) makes a device's.
+    """
     try:
-        server = Mosquitto(tmp_path / "mosquitto")
+        server = Mosquitto(tmp_path / "mosquitto", test_account=True)
     except ServerError as error:
         unavailable("Mosquitto", error)
     with server:
