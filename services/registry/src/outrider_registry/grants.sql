@@ -5,7 +5,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON registry.tenant, registry.account, regis
     registry.revoked_certificate, registry.configuration_key, registry.configuration, registry.shadow, registry.command,
     registry.emergency_stop, registry.presence, registry.presence_event, registry.chart, registry.idempotency TO {role};
 GRANT SELECT ON registry.audit TO {role};
-GRANT EXECUTE ON FUNCTION registry.sees, registry.audit_hash, registry.audit_append TO {role};
+GRANT EXECUTE ON FUNCTION registry.sees, registry.audit_hash, registry.audit_append, registry.next_generation TO {role};
 -- Of other services' data it reads one tenant at a time, through views that show nothing where no tenant is set.
 DO $$
 DECLARE

@@ -406,6 +406,8 @@ class Claim(Payload):
     type: Annotated[str, Field(max_length=63)] | None = None
     csr: Annotated[str, Field(max_length=16_384)] | None = None
     """A certificate request (PEM): the reply then holds a certificate instead of a secret."""
+    nonce: Annotated[str, Field(max_length=64)] | None = None
+    """Random text, made once and repeated in retries, where there is neither serial nor csr: it tells a retry from another device."""
 
 
 class ClaimMqtt(Payload):

@@ -35,8 +35,9 @@ CREATE TABLE registry.account (
     totp_key_id    text,                                      -- and from this master key
     totp_confirmed_at timestamptz,                            -- NULL: no second factor
     totp_last_step bigint NOT NULL DEFAULT 0,                 -- a code is good once
-    mqtt_generation integer NOT NULL DEFAULT 0,               -- the password of the login at the broker is derived from it
-    mqtt_key_id    text,                                      -- and from this master key; NULL: no login at the broker
+    mqtt_generation integer NOT NULL DEFAULT 0,               -- 0: no login at the broker; the password is derived from it
+    mqtt_key_id    text,                                      -- and from this master key
+    mqtt_issued    integer NOT NULL DEFAULT 0,                -- highest generation ever: a password that ended never comes back
     created_at     timestamptz NOT NULL DEFAULT now(),
     password_changed_at timestamptz,
     disabled_at    timestamptz,
@@ -137,10 +138,12 @@ CREATE TABLE registry.credential (
     key_id     text NOT NULL,                                 -- which master key it is derived from
     verifier   bytea NOT NULL,                                -- SHA-256 of the secret, or of the certificate
     serial     text,                                          -- certificate's serial number, hex
+    certificate text,                                         -- the certificate itself, PEM
+    expires_at timestamptz,                                   -- certificate's end; a secret has none
     issued_at  timestamptz NOT NULL DEFAULT now(),
-    rotates_at timestamptz NOT NULL,
+    rotates_at timestamptz NOT NULL,                          -- a secret gets a successor then; a certificate should be renewed
     grace_until timestamptz,                                  -- while a successor is delivered: until when this one still works
-    delivered_at timestamptz,
+    delivered_at timestamptz,                                 -- when the broker last took it for the device
     confirmed_at timestamptz,
     last_used_at timestamptz,
     PRIMARY KEY (device, generation)
@@ -148,7 +151,29 @@ CREATE TABLE registry.credential (
 CREATE UNIQUE INDEX credential_active ON registry.credential (device, kind) WHERE state = 'active';
 CREATE UNIQUE INDEX credential_delivered ON registry.credential (device, kind) WHERE state = 'delivered';
 CREATE INDEX credential_rotates ON registry.credential (rotates_at) WHERE state = 'active';
+CREATE INDEX credential_grace ON registry.credential (grace_until) WHERE state = 'active' AND grace_until IS NOT NULL;
 DO $$ BEGIN PERFORM registry.protect('registry.credential'); END $$;
+
+-- Secrets are derived from device and generation: a device that is erased and made again must not get its old ones.
+CREATE TABLE registry.past_generation (
+    device     text PRIMARY KEY,
+    generation integer NOT NULL
+);
+CREATE FUNCTION registry.remember_generation() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+BEGIN
+    INSERT INTO registry.past_generation VALUES (OLD.device, OLD.generation)
+    ON CONFLICT (device) DO UPDATE SET generation = greatest(past_generation.generation, EXCLUDED.generation);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER remember AFTER DELETE ON registry.credential
+    FOR EACH ROW EXECUTE FUNCTION registry.remember_generation();
+CREATE FUNCTION registry.next_generation(device_ text) RETURNS integer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT 1 + greatest(coalesce((SELECT max(generation) FROM registry.credential WHERE device = device_), 0),
+                        coalesce((SELECT generation FROM registry.past_generation WHERE device = device_), 0))
+$$;
+COMMENT ON FUNCTION registry.next_generation IS 'A number no credential of this device id ever had. Lock the device row first.';
 
 CREATE TABLE registry.claim (
     id         text PRIMARY KEY CHECK (id ~ '^[a-z0-9]{6,32}$'),
@@ -161,13 +186,23 @@ CREATE TABLE registry.claim (
     approval   boolean NOT NULL DEFAULT false,
     request    jsonb,                                         -- what the device sent first
     request_digest bytea,                                     -- tells a retry of the same device from another one
-    used_by    text REFERENCES registry.device ON DELETE SET NULL,
+    used_by    text REFERENCES registry.device ON DELETE SET NULL,  -- the device it became, or will be once approved
+    generation integer,                                       -- the credential it got
+    client_until timestamptz,                                 -- see the comment on this column
+    reply_due  boolean NOT NULL DEFAULT false,                -- somebody decided: the waiting device is told once more
+    decided_by text NOT NULL DEFAULT '',
     created_by text NOT NULL DEFAULT '',
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
     used_at    timestamptz
 );
+COMMENT ON COLUMN registry.claim.client_until IS
+    'The broker has a client claim:ID while state IN (open, awaiting_approval) AND now() < expires_at, or now() < client_until:
+a device whose reply got lost asks again, until it was seen online with its credential.';
 CREATE INDEX claim_open ON registry.claim (expires_at) WHERE state IN ('open', 'awaiting_approval');
+CREATE INDEX claim_client ON registry.claim (client_until) WHERE client_until IS NOT NULL;
+CREATE INDEX claim_used_by ON registry.claim (used_by) WHERE used_by IS NOT NULL;
+CREATE INDEX claim_reply ON registry.claim (id) WHERE reply_due;
 DO $$ BEGIN PERFORM registry.protect('registry.claim'); END $$;
 
 CREATE TABLE registry.revoked_certificate (
@@ -392,10 +427,12 @@ BEGIN
 END $$;
 CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON registry.device
     FOR EACH ROW EXECUTE FUNCTION registry.tell('device', 'id');
-CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON registry.credential
+CREATE TRIGGER tell AFTER INSERT OR DELETE OR UPDATE OF state ON registry.credential
     FOR EACH ROW EXECUTE FUNCTION registry.tell('device', 'device');
-CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON registry.claim
+CREATE TRIGGER tell AFTER INSERT OR DELETE OR UPDATE OF state, client_until, reply_due ON registry.claim
     FOR EACH ROW EXECUTE FUNCTION registry.tell('claim', 'id');
+CREATE TRIGGER tell AFTER INSERT OR DELETE ON registry.revoked_certificate
+    FOR EACH ROW EXECUTE FUNCTION registry.tell('revocation', 'serial');
 CREATE TRIGGER tell AFTER INSERT OR DELETE OR UPDATE OF mqtt_generation, mqtt_key_id, disabled_at, tenant, role ON registry.account
     FOR EACH ROW EXECUTE FUNCTION registry.tell('account', 'id');
 CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON registry.tenant
