@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from outrider_cli import demo, doctor, migrate, query, rejected, slots, tail, up
+from outrider_cli.registry import audit, commands, configuration, devices, enrolment, keys, people
 from outrider_cli.sim import command as sim_command
 
 app = typer.Typer(
@@ -23,6 +24,18 @@ rejected.register(app)
 doctor.register(app)
 migrate.register(app)
 slots.register(app)
+app.add_typer(devices.app, name="device")
+app.add_typer(enrolment.app, name="claim")
+app.add_typer(configuration.configurations, name="config")
+app.add_typer(configuration.shadows, name="shadow")
+app.add_typer(commands.app, name="command")
+commands.register_stop(app)
+app.add_typer(people.tenants, name="tenant")
+app.add_typer(people.users, name="user")
+app.add_typer(people.tokens, name="token")
+app.add_typer(audit.app, name="audit")
+app.add_typer(keys.keys, name="key")
+app.add_typer(keys.broker, name="broker")
 
 
 if __name__ == "__main__":
