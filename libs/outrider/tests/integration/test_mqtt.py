@@ -43,7 +43,8 @@ class Proxy:
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         try:
-            yield f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            login = f"{target.username}:{target.password}"
+            yield f"mqtt://{login}@127.0.0.1:{server.sockets[0].getsockname()[1]}"
         finally:
             server.close()
             for pump in self._pumps:
@@ -207,12 +208,10 @@ async def test_a_broker_that_does_not_answer_is_a_timeout() -> None:
             )
 
 
-async def test_a_bad_password_says_what_to_do(tmp_path: object, mosquitto: Mosquitto) -> None:
-    mosquitto.stop()
-    mosquitto._settings = "allow_anonymous false"
-    mosquitto.start()
+async def test_a_bad_password_says_what_to_do(mosquitto: Mosquitto) -> None:
+    wrong = f"mqtt://svc%3Atest:wrong@127.0.0.1:{mosquitto.port}"
     with pytest.raises(Transient, match=r"refused svc:test:0: (not authorized|wrong user name)"):
-        await attend(mosquitto.url, "svc:test:0", [])
+        await attend(wrong, "svc:test:0", [])
 
 
 async def test_half_open_tcp_is_noticed_within_one_and_a_half_keepalives(mosquitto: Mosquitto) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -18,18 +19,25 @@ from outrider.testing.services import connected
 pytestmark = pytest.mark.servers
 
 
-@pytest.fixture(scope="module")
-def program() -> mosquitto.Program:
+@pytest.fixture(scope="module", params=["2.1", "2.0"])
+def program(request: pytest.FixtureRequest) -> mosquitto.Program:
     try:
-        return mosquitto.find()
+        return mosquitto.find() if request.param == "2.1" else mosquitto.find_old()
     except ServerError as error:
+        if request.param == "2.0":
+            pytest.skip(f"no Mosquitto 2.0 can be had here: {error}")
         unavailable("Mosquitto", error)
 
 
 @pytest.fixture
 def broker(tmp_path: Path, program: mosquitto.Program) -> Iterator[Mosquitto]:
-    with Mosquitto(tmp_path / "mosquitto", program=program) as running:
+    with Mosquitto(tmp_path / "mosquitto", program=program, test_account=True) as running:
         yield running
+
+
+def login(broker: Mosquitto) -> list[str]:
+    parts = urlsplit(broker.url)
+    return ["-u", unquote(parts.username or ""), "-P", unquote(parts.password or "")]
 
 
 def client(broker: Mosquitto, name: str, *arguments: str) -> str:
@@ -37,7 +45,7 @@ def client(broker: Mosquitto, name: str, *arguments: str) -> str:
     argv = broker.program.client(name)
     if argv is None:
         pytest.skip(f"{name} is not installed")
-    command = [*argv, "-h", "127.0.0.1", "-p", str(broker.port), *arguments]
+    command = [*argv, "-h", "127.0.0.1", "-p", str(broker.port), *login(broker), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
@@ -65,7 +73,7 @@ def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
 
 
 def test_start_serves_on_its_port(broker: Mosquitto) -> None:
-    assert broker.url == f"mqtt://127.0.0.1:{broker.port}"
+    assert broker.url.endswith(f"@127.0.0.1:{broker.port}")
     assert base.is_alive(broker.pid)
     subscribe_and_leave(broker, "reader", "t/#")
     publish(broker, "t/1", "a")
@@ -109,11 +117,11 @@ def test_start_clean_forgets_sessions(broker: Mosquitto) -> None:
 
 
 def test_next_object_on_the_folder_continues(tmp_path: Path, program: mosquitto.Program) -> None:
-    with Mosquitto(tmp_path, program=program) as first:
+    with Mosquitto(tmp_path, program=program, test_account=True) as first:
         subscribe_and_leave(first, "reader", "t/#")
         publish(first, "t/1", "a")
-    with Mosquitto(tmp_path, program=program) as second:
-        assert second.port == first.port
+    with Mosquitto(tmp_path, program=program, test_account=True) as second:
+        assert (second.port, second.device_port, second.url) == (first.port, first.device_port, first.url)
         assert receive(second, "reader", "t/#", 1) == ["a"]
 
 
@@ -139,7 +147,7 @@ def test_client_commands_run_from_the_data_folder(broker: Mosquitto, tmp_path: P
         pytest.skip("Mosquitto's clients are not installed")
     subscribe_and_leave(broker, "reader", "t/#")
     subprocess.run(
-        [written["mosquitto_pub"], "-p", str(broker.port), "-q", "1", "-t", "t/1", "-m", "two words"],
+        [written["mosquitto_pub"], "-p", str(broker.port), *login(broker), "-q", "1", "-t", "t/1", "-m", "two words"],
         check=True,
         timeout=10,
     )

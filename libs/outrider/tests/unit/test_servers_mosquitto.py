@@ -80,17 +80,68 @@ def test_not_found_names_the_command_for_the_machine(distribution: str, codename
     assert command in mosquitto.not_found(["reason one"], distribution, codename)
 
 
+def program(folder: Path, version: mosquitto.Version) -> mosquitto.Program:
+    """A tree with the plugins of that version."""
+    plugins = folder / "usr/lib/x86_64-linux-gnu"
+    if version >= (2, 1, 0):
+        plugins /= "mosquitto"
+    plugins.mkdir(parents=True)
+    (plugins / "mosquitto_dynamic_security.so").touch()
+    if version >= (2, 1, 0):
+        (plugins / "mosquitto_persist_sqlite.so").touch()
+    return mosquitto.Program(folder / "usr/sbin/mosquitto", version, "test", folder)
+
+
 def test_configuration_differs_by_version(tmp_path: Path) -> None:
-    old = mosquitto.Program(tmp_path / "mosquitto", (2, 0, 21), "test")
+    old = program(tmp_path / "tree-old", (2, 0, 21))
     text = mosquitto.Mosquitto(tmp_path / "old", program=old, port=1).configuration()
     assert "\npersistence true\n" in text
     assert "global_plugin" not in text
+    assert f"\nplugin {old.dynsec_plugin}\n" in text
+    # the rights of devices: 2.0 has no patterns in roles
+    assert f"\nacl_file {tmp_path}/old/acl\n" in text
 
-    tree = tmp_path / "tree"
-    plugin = tree / "usr/lib/x86_64-linux-gnu/mosquitto/mosquitto_persist_sqlite.so"
-    plugin.parent.mkdir(parents=True)
-    plugin.touch()
-    new = mosquitto.Program(tree / "usr/sbin/mosquitto", (2, 1, 2), "test", tree)
+    new = program(tmp_path / "tree-new", (2, 1, 2))
     text = mosquitto.Mosquitto(tmp_path / "new", program=new, port=1).configuration()
-    assert f"\nglobal_plugin {plugin}\n" in text
+    assert f"\nglobal_plugin {new.sqlite_plugin}\n" in text
+    assert f"\nglobal_plugin {new.dynsec_plugin}\n" in text
     assert "\npersistence true\n" not in text
+    assert "acl_file" not in text
+
+
+@pytest.mark.parametrize("version", [(2, 0, 21), (2, 1, 2)])
+def test_configuration_lets_nobody_in_without_an_account(version: mosquitto.Version, tmp_path: Path) -> None:
+    tls = tmp_path / "tls"
+    broker = mosquitto.Mosquitto(tmp_path / "data", program=program(tmp_path / "tree", version), port=1, tls=tls)
+    options = [line.split(None, 1) for line in broker.configuration().splitlines() if line and not line.startswith("#")]
+    assert [value for name, value in options if name == "allow_anonymous"] == ["false"]
+    assert not any(name == "per_listener_settings" for name, *_ in options)
+    listeners: dict[str, set[str]] = {}
+    for name, *value in options:
+        if name == "listener":
+            assert value[0].endswith(" 127.0.0.1")
+            current = listeners.setdefault(value[0].split()[0], set())
+        elif name in ("use_username_as_clientid", "require_certificate", "use_identity_as_username", "crlfile"):
+            current.add(name)
+    own_id, certificate = "use_username_as_clientid", {"require_certificate", "use_identity_as_username", "crlfile"}
+    assert listeners == {
+        "1": set(),
+        str(broker.device_port): {own_id},
+        str(broker.device_tls_port): {own_id},
+        str(broker.device_cert_port): {own_id, *certificate},
+    }
+
+
+def test_configuration_without_the_plugin_says_what_to_do(tmp_path: Path) -> None:
+    bare = mosquitto.Program(tmp_path / "usr/sbin/mosquitto", (2, 1, 2), "test", tmp_path)
+    with pytest.raises(ServerError, match=r"mosquitto_dynamic_security\.so"):
+        mosquitto.Mosquitto(tmp_path / "data", program=bare).configuration()
+
+
+def test_find_old_passes_over_a_newer_named_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(mosquitto.VARIABLE, str(fake_program(tmp_path, "2.1.2")))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no apt on it
+    with pytest.raises(ServerError, match="no private unpack"):
+        mosquitto.find_old(tmp_path / "cache")
+    monkeypatch.setenv(mosquitto.VARIABLE, str(fake_program(tmp_path, "2.0.22")))
+    assert mosquitto.find_old(tmp_path / "cache").version == (2, 0, 22)

@@ -49,19 +49,28 @@ def service_role(service: str) -> tuple[Acl, ...]:
     return SERVICES.get(service, _read("outrider/v1/#"))
 
 
+def tenant_role(tenant: str) -> tuple[Acl, ...]:
+    """Rights of a tenant's devices, each for itself (Mosquitto 2.1)."""
+    own = f"fleet/v1/{tenant}/%u/"
+    written = (*_WRITE[1:], "telemetry/#")
+    return (*_write(*(own + t for t in written)), *_read(*(own + t for t in _READ)))
+
+
+_WRITE = (
+    "telemetry",
+    "telemetry/+",
+    "log",
+    "event",
+    "status",
+    "shadow/reported",
+    "command/+/response",
+    "job/progress",
+    "credential/confirm",
+)
+_READ = ("ack", "shadow/desired", "command/+", "job", "trip", "credential")
+
+
 def acl_file() -> str:
     """Static patterns for Mosquitto 2.0."""
-    write = (
-        "telemetry",
-        "telemetry/+",
-        "log",
-        "event",
-        "status",
-        "shadow/reported",
-        "command/+/response",
-        "job/progress",
-        "credential/confirm",
-    )
-    read = ("ack", "shadow/desired", "command/+", "job", "trip", "credential")
-    lines = [f"pattern write fleet/v1/+/%u/{t}" for t in write] + [f"pattern read fleet/v1/+/%u/{t}" for t in read]
+    lines = [f"pattern write fleet/v1/+/%u/{t}" for t in _WRITE] + [f"pattern read fleet/v1/+/%u/{t}" for t in _READ]
     return "\n".join(lines) + "\n"
