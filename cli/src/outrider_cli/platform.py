@@ -3,9 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
-import secrets
 import shutil
 import socket
 import sys
@@ -15,21 +13,23 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from http.client import HTTPException
-from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from outrider.access.keys import FILE_VARIABLE, KEY_VARIABLE, BadMasterKey, KeyRing
 from outrider.runtime import migrate
 from outrider.servers import Mosquitto, Postgres, Server, ports
-from outrider_cli import supervision
+from outrider_cli import accounts, notes, supervision
 from outrider_cli.logs import Followers, LogSink
-from outrider_cli.state import FILE_NAME, LOCK_NAME, SCALE_FOLDER, ProcessState, State
+from outrider_cli.state import FILE_NAME, LOCK_NAME, SCALE_FOLDER, BrokerLogin, ProcessState, State
 from outrider_cli.supervision import Program, Supervisor
 
 MQTT_VARIABLE = "OUTRIDER_MQTT_URL"
 DATABASE_VARIABLE = "OUTRIDER_DATABASE_URL"
+REGISTRY = "registry"
+REGISTRY_URL_VARIABLE = "OUTRIDER_REGISTRY_URL"
 _WATCH_S = 1.0
 _SERVER_START_TIMEOUT_S = 120.0
 
@@ -61,7 +61,8 @@ class Platform:
 
     `scale` gives the number of processes by service (0 leaves one out), `environment` more variables for all services,
     `log_sink` gets every line that any process writes. `mqtt_url` and `database_url` (by default
-    OUTRIDER_MQTT_URL and OUTRIDER_DATABASE_URL) name servers to use instead of embedded ones.
+    OUTRIDER_MQTT_URL and OUTRIDER_DATABASE_URL) name servers to use instead of embedded ones. `test_account` adds an
+    account to the embedded broker that may do everything: `test_url`.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Platform:
         log_sink: LogSink | None = None,
         mqtt_url: str | None = None,
         database_url: str | None = None,
+        test_account: bool = False,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self._scale = dict(scale or {})
@@ -80,6 +82,12 @@ class Platform:
         self._sink: LogSink = log_sink or (lambda process, line: None)
         self._mqtt_url = mqtt_url or os.environ.get(MQTT_VARIABLE)
         self._database_url = database_url or os.environ.get(DATABASE_VARIABLE)
+        self._test_account = test_account
+        self._mosquitto: Mosquitto | None = None
+        self._keys: KeyRing | None = None
+        self._key_file: Path | None = None
+        self._tls_folder: Path | None = None
+        self._revoked_ns = 0
         self._lock: TextIOWrapper | None = None
         self._supervisor: Supervisor | None = None
         self._followers: Followers | None = None
@@ -97,10 +105,29 @@ class Platform:
             raise PlatformError("the platform has not been started")
         return self._state
 
+    @property
+    def keys(self) -> KeyRing:
+        """The master keys; PlatformError before `start()`."""
+        if self._keys is None:
+            raise PlatformError("the platform has not been started")
+        return self._keys
+
+    @property
+    def test_url(self) -> str:
+        """The services' door of the embedded broker, with the account that may do everything."""
+        if self._mosquitto is None or not self._test_account:
+            raise PlatformError("the platform has no test account")
+        return self._mosquitto.url_of("test")
+
     def start(self) -> None:
         """Starts servers, applies migrations, starts services. They may not be ready yet: see `wait_ready()`."""
         services = self._services()
-        self._take_folder()
+        try:
+            self._take_folder()
+            self._keys, self._key_file = accounts.master_keys(self.data_dir)
+        except BadMasterKey as error:
+            self.stop()
+            raise PlatformError(str(error)) from None
         try:
             self._start(services)
         except BaseException:
@@ -147,7 +174,7 @@ class Platform:
                 n for n in (f"{service}-{i}" for i in range(number + 1, count + len(names) + 2)) if n not in names
             )
             names.append(name)
-            process = ProcessState(service=service, log=self._log(name), http_port=ports.free_port())
+            process = self._new_process(service, name, is_first=number == 0)
             if name not in known:
                 self._supervised.add_program(Program(name, [sys.executable, "-m", package], process.log, order=901))
                 if self._followers is not None:
@@ -155,6 +182,7 @@ class Platform:
             self._supervised.write_environment(name, self._environment_of(name, process))
             self._supervised.start_program(name)
             self.state.services = {**self.state.services, name: process}
+        self._note_console()
         self.state.save()
 
     def wait(self) -> str:
@@ -256,30 +284,39 @@ class Platform:
         for server in servers:
             server.wait_ready(lambda: self._supervised.running, _SERVER_START_TIMEOUT_S)
 
-        mqtt_url = mosquitto.url if mosquitto else str(self._mqtt_url)
         database_url = postgres.url if postgres else str(self._database_url)
         # the grants of the migrations need the roles
-        database_urls = migrate.ensure_roles(database_url, self._passwords(services))
+        database_urls = migrate.ensure_roles(database_url, accounts.database_passwords(self.data_dir, services))
         migrate.migrate_all(database_url)
         if mosquitto:
             mosquitto.write_client_commands(self.data_dir / "bin")
+        doors = accounts.doors(mosquitto, self._mqtt_url, self.keys, services)
         self._state = State(
             pid=os.getpid(),
             data_dir=self.data_dir,
-            mqtt_url=mqtt_url,
+            mqtt_url=doors.tools,
+            mqtt_urls=doors.services,
+            device_mqtt_url=doors.devices,
+            device_tls_url=doors.devices_tls,
+            device_certificate_url=doors.devices_certificate,
+            tls_folder=self._tls_folder,
+            master_key_file=self._key_file,
             database_url=database_url,
             database_urls=database_urls,
             services={
-                name: ProcessState(service=service, log=self._log(name), http_port=ports.free_port())
+                name: self._new_process(service, name, is_first=number == 0)
                 for service, count in services.items()
-                for name in process_names(service, count)
+                for number, name in enumerate(process_names(service, count))
             },
             servers={server.name: ProcessState(service=server.name, log=server.log_path) for server in servers},
-            versions=_versions(mosquitto, postgres),
+            versions=notes.versions(mosquitto, postgres),
             started_at=datetime.now(UTC),
             supervisor_socket=self._supervisor.socket,
-            notes=_notes(mosquitto, postgres),
+            notes=notes.notes(mosquitto, postgres),
         )
+        self._note_console()
+        if services.get(REGISTRY):
+            self._make_first_accounts()
         for name, process in self._state.services.items():
             self._supervisor.write_environment(name, self._environment_of(name, process))
             self._supervisor.start_program(name)
@@ -290,8 +327,35 @@ class Platform:
     def _embedded_servers(self) -> tuple[list[Server], Mosquitto | None, Postgres | None]:
         """In the order of their start; they stop in the reverse order."""
         postgres = None if self._database_url else Postgres(self.data_dir / "postgres")
-        mosquitto = None if self._mqtt_url else Mosquitto(self.data_dir / "mosquitto")
+        mosquitto = None
+        if not self._mqtt_url:
+            folder = self.data_dir / "mosquitto"
+            mosquitto = Mosquitto(folder, keys=self.keys, tls=self._tls_folder, test_account=self._test_account)
+        self._mosquitto = mosquitto
         return [server for server in (postgres, mosquitto) if server is not None], mosquitto, postgres
+
+    def _make_first_accounts(self) -> None:
+        """A tenant, its administrator and what they need to sign in; at every start a new link and a new token."""
+        state = self.state
+        process = next(process for process in state.services.values() if process.service == REGISTRY)
+        made = accounts.bootstrap(self._environment_of(REGISTRY, process))
+        state.tenant, state.api_token, state.sign_in_link = made["tenant"], made["token"], made["link"]
+        state.broker_login = BrokerLogin(**made["broker_login"])
+        if count := accounts.unregistered(state.database_url):
+            state.notes.append(
+                f"{count:,} devices in the database are not registered, so the broker refuses them: `outrider device adopt`"
+            )
+
+    def _new_process(self, service: str, name: str, *, is_first: bool) -> ProcessState:
+        console = None
+        if service == REGISTRY:  # the first one has the address that people know
+            console = accounts.console_port(self.data_dir) if is_first else ports.free_port()
+        return ProcessState(service=service, log=self._log(name), http_port=ports.free_port(), console_port=console)
+
+    def _note_console(self) -> None:
+        found = [process.console_port for process in self.state.services.values() if process.console_port]
+        given = self._environment.get(REGISTRY_URL_VARIABLE) or os.environ.get(REGISTRY_URL_VARIABLE)
+        self.state.console_url = (given or f"http://127.0.0.1:{found[0]}") if found else ""
 
     def _service_programs(self, services: dict[str, int]) -> list[Program]:
         packages = migrate.packages()
@@ -302,29 +366,35 @@ class Platform:
         ]
 
     def _environment_of(self, name: str, process: ProcessState) -> dict[str, str]:
-        return {
+        state = self.state
+        environment = {
             "PYTHONUNBUFFERED": "1",
             "OUTRIDER_LOG_FORMAT": "json",
+            # nobody but the registry gets to see the master key
+            KEY_VARIABLE: "",
+            FILE_VARIABLE: "",
             **self._environment,
-            MQTT_VARIABLE: self.state.mqtt_url,
-            DATABASE_VARIABLE: self.state.database_urls[process.service],
+            MQTT_VARIABLE: state.mqtt_urls[process.service],
+            DATABASE_VARIABLE: state.database_urls[process.service],
             "OUTRIDER_HTTP_PORT": str(process.http_port),
             # a restarted process takes its slots back at once under its old name
             "OUTRIDER_REPLICA": f"{name}@{self._place()}" if self._database_url else name,
         }
+        if process.service == REGISTRY:
+            environment |= {
+                "OUTRIDER_REGISTRY_HTTP_PORT": str(process.console_port),
+                REGISTRY_URL_VARIABLE: state.console_url,
+                accounts.DEVICE_MQTT_VARIABLE: state.device_mqtt_url,
+                **(
+                    {FILE_VARIABLE: str(self._key_file)} if self._key_file else {KEY_VARIABLE: os.environ[KEY_VARIABLE]}
+                ),
+                **({"OUTRIDER_DYNSEC_FILE": str(self._mosquitto.dynsec_file)} if self._mosquitto else {}),
+            }
+        return environment
 
     def _place(self) -> str:
         """Tells this platform from others on the same database."""
         return f"{socket.gethostname()}-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:6]}"
-
-    def _passwords(self, services: Mapping[str, int]) -> dict[str, str]:
-        """The services' database passwords; the same in every run on this folder."""
-        path = self.data_dir / "passwords.json"
-        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        passwords = {service: known.get(service) or secrets.token_urlsafe(24) for service in services}
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(known | passwords, file)
-        return passwords
 
     def _watch(self) -> None:
         """Says what ended, keeps the process ids in the state file true, scales as other processes ask."""
@@ -339,6 +409,7 @@ class Platform:
                     self._note_ready()
                 for service, count in self.state.take_asked_scale():
                     self.scale(service, count)
+                self._tell_revocations()
             except (PlatformError, supervision.SupervisionError, HTTPException, OSError, ValueError) as error:
                 self._sink("outrider", f"not scaled or not noted: {error}")
 
@@ -368,6 +439,16 @@ class Platform:
                 self._ready_pids[name] = process.pid
                 self._supervised.forget_short_lives(name)
 
+    def _tell_revocations(self) -> None:
+        """The broker reads the list of revoked certificates again when it is told to."""
+        if self._mosquitto is None or self._tls_folder is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            changed_ns = (self._tls_folder / "crl.pem").stat().st_mtime_ns
+            if self._revoked_ns and changed_ns != self._revoked_ns:
+                supervision.call(self.state.supervisor_socket, "signalProcess", self._mosquitto.name, "HUP")
+            self._revoked_ns = changed_ns
+
     def _processes(self) -> Iterator[tuple[str, ProcessState]]:
         yield from self.state.servers.items()
         yield from self.state.services.items()
@@ -377,24 +458,3 @@ class Platform:
 
     def _log_hint(self, process: str) -> str:
         return f"Its log is {self._log(process)}."
-
-
-def _versions(mosquitto: Mosquitto | None, postgres: Postgres | None) -> dict[str, str]:
-    versions = {"outrider": metadata.version("outrider"), "python": sys.version.split()[0]}
-    if mosquitto:
-        versions["mosquitto"] = mosquitto.version
-    if postgres:
-        versions["postgres"] = postgres.version
-    return versions
-
-
-def _notes(mosquitto: Mosquitto | None, postgres: Postgres | None) -> list[str]:
-    """What a user should know about where the servers came from and where their data lies."""
-    notes = []
-    if mosquitto:
-        notes += [f"passed over: {reason}" for reason in mosquitto.program.passed_over]
-        notes.append(f"Mosquitto {mosquitto.version}: {mosquitto.program.source}")
-    if postgres:
-        notes.append(f"PostgreSQL {postgres.version}: {postgres.programs.source}")
-        notes += [postgres.note] if postgres.note else []
-    return notes

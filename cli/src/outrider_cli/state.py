@@ -27,11 +27,20 @@ class ProcessState(BaseModel):
     log: Path
     pid: int | None = None
     http_port: int | None = None
+    console_port: int | None = None
+    """Of a registry: where the console and the REST API are."""
 
     @property
     def ready_url(self) -> str | None:
         """Where the process says whether it is ready; None for the servers."""
         return f"http://127.0.0.1:{self.http_port}/readyz" if self.http_port else None
+
+
+class BrokerLogin(BaseModel):
+    """User name and password of a person who may look at the broker."""
+
+    username: str
+    password: str
 
 
 class State(BaseModel):
@@ -41,6 +50,28 @@ class State(BaseModel):
     """The process of `outrider up`."""
     data_dir: Path
     mqtt_url: str
+    """The broker's door for services, with the account of the tools: reads everything, publishes what was rejected again."""
+    mqtt_urls: dict[str, str]
+    """The same door with each service's own account."""
+    device_mqtt_url: str
+    """The broker's door for devices; each adds its name and secret."""
+    device_tls_url: str = ""
+    """The same with TLS; empty where there is none."""
+    device_certificate_url: str = ""
+    """The door for devices that show a certificate instead of a secret; empty where there is none."""
+    tls_folder: Path | None = None
+    """`ca.crt` for devices, and what else the TLS doors need."""
+    master_key_file: Path | None = None
+    console_url: str = ""
+    """The console and the REST API; empty while no registry runs."""
+    api_token: str = ""
+    """For commands: a token of the administrator, made anew at every start."""
+    sign_in_link: str = ""
+    """Opens the console, once."""
+    broker_login: BrokerLogin | None = None
+    """A person's read-only login at the broker."""
+    tenant: str = "demo"
+    """The tenant that the first start made."""
     database_url: str
     """With the administrator's role; services have their own in `database_urls`."""
     database_urls: dict[str, str]
