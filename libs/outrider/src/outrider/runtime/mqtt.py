@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from outrider.runtime import packets
 from outrider.runtime.errors import ConnectionLost, NotStored, SessionTakenOver, Transient
-from outrider.runtime.packets import Frame, Malformed, Properties, Will
+from outrider.runtime.packets import Frame, Malformed, Properties, Request, Will
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,10 @@ class Delivery:
 
     `done`: set by a handler that settles a batch piece by piece: it is stored or rejected, a retry leaves it out.
     `note`: whatever a handler wants to find again when the batch is retried.
+    `retained`: sent because of a subscription, so it may be old and may have come before.
     """
 
-    __slots__ = ("connection", "done", "note", "packet_id", "payload", "properties", "received_ms", "topic")
+    __slots__ = ("connection", "done", "note", "packet_id", "payload", "properties", "received_ms", "retained", "topic")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Delivery:
         connection: Connection,
         received_ms: int,
         properties: Properties | None,
+        retained: bool = False,
     ) -> None:
         self.topic = topic
         self.payload = payload
@@ -66,6 +68,7 @@ class Delivery:
         self.connection = connection
         self.received_ms = received_ms
         self.properties = properties
+        self.retained = retained
         self.done = False
         self.note: Any = None
 
@@ -208,7 +211,8 @@ class Connection(asyncio.Protocol):
                     return  # the rest of a buffer: the next connection gets these messages again
                 if frame[0] & 0xF0 == packets.PUBLISH:
                     topic, packet_id, properties, payload = packets.read_publish(data, frame)
-                    self._on_delivery(Delivery(topic, payload, packet_id, self, received_ms, properties))
+                    retained = frame[0] & 1 == 1
+                    self._on_delivery(Delivery(topic, payload, packet_id, self, received_ms, properties, retained))
                 else:
                     self._on_other(data, frame)
         except Exception as error:
@@ -273,6 +277,7 @@ class Connection(asyncio.Protocol):
         qos: int = 1,
         retain: bool = False,
         user_properties: Sequence[tuple[str, str]] = (),
+        request: Request | None = None,
     ) -> None:
         """Publish; with QoS 1 wait for PUBACK.
 
@@ -283,7 +288,9 @@ class Connection(asyncio.Protocol):
         if self.closed.is_set():
             raise self.reason
         if qos == 0:
-            self._write(packets.publish(topic, payload, retain=retain, user_properties=user_properties))
+            self._write(
+                packets.publish(topic, payload, retain=retain, user_properties=user_properties, request=request)
+            )
             return
         async with self._inflight:
             if self.closed.is_set():
@@ -291,7 +298,14 @@ class Connection(asyncio.Protocol):
             packet_id, answer = self._wait()
             try:
                 self._write(
-                    packets.publish(topic, payload, packet_id=packet_id, retain=retain, user_properties=user_properties)
+                    packets.publish(
+                        topic,
+                        payload,
+                        packet_id=packet_id,
+                        retain=retain,
+                        user_properties=user_properties,
+                        request=request,
+                    )
                 )
             except Malformed:
                 del self._waiting[packet_id]

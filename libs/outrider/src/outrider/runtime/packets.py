@@ -38,6 +38,15 @@ class Will(NamedTuple):
     retain: bool
 
 
+class Request(NamedTuple):
+    """What makes a PUBLISH a request or the answer to one (3.3.2.3, 4.10); what is empty is left out."""
+
+    response_topic: str = ""
+    correlation_data: bytes = b""
+    expiry_s: int = 0
+    """The broker drops what it could not hand on for so long."""
+
+
 def frames(data: bytes) -> tuple[list[Frame], int, int]:
     """The whole packets in `data`, the offset behind the last of them, and how many bytes the next one needs in all
     (0 while even its length is unknown). Raises Malformed for a length of more than four bytes (1.5.5)."""
@@ -157,13 +166,15 @@ def publish(
     packet_id: int = 0,
     retain: bool = False,
     user_properties: Sequence[tuple[str, str]] = (),
+    request: Request | None = None,
 ) -> bytes:
     """PUBLISH (3.3): QoS 1 with a packet id, QoS 0 without."""
     body = _text(topic)
     if packet_id:
         body += packet_id.to_bytes(2, "big")
-    if user_properties:
-        body += _counted(b"".join(b"\x26" + _text(name) + _text(value) for name, value in user_properties))
+    if user_properties or request:
+        block = b"".join(b"\x26" + _text(name) + _text(value) for name, value in user_properties)
+        body += _counted(block + (_request(request) if request else b""))
     else:
         body += b"\x00"
     return _packet(PUBLISH | (2 if packet_id else 0) | retain, body + payload)
@@ -281,6 +292,17 @@ _PROPERTIES: dict[int, tuple[str, Callable[[bytes, int, int], tuple[Any, int]]]]
     0x29: ("subscription_identifier_available", _BYTE),
     0x2A: ("shared_subscription_available", _BYTE),
 }
+
+
+def _request(request: Request) -> bytes:
+    block = b""
+    if request.expiry_s:
+        block += b"\x02" + request.expiry_s.to_bytes(4, "big")
+    if request.response_topic:
+        block += b"\x08" + _text(request.response_topic)
+    if request.correlation_data:
+        block += b"\x09" + _binary(request.correlation_data)
+    return block
 
 
 def _packet(first: int, body: bytes) -> bytes:

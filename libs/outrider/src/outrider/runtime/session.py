@@ -13,6 +13,7 @@ from outrider.runtime import metrics
 from outrider.runtime.backoff import Backoff
 from outrider.runtime.errors import ConnectionLost, SessionTakenOver, Transient
 from outrider.runtime.mqtt import SESSION_NEVER_EXPIRES, Connection, Delivery
+from outrider.runtime.packets import Request
 
 log = logging.getLogger(__name__)
 
@@ -245,11 +246,14 @@ class Publisher:
         qos: int = 1,
         retain: bool = False,
         user_properties: Sequence[tuple[str, str]] = (),
+        request: Request | None = None,
     ) -> None:
         """Publish; QoS 1 returns after PUBACK. Raises Transient (ConnectionLost, NotStored)."""
         if self._connection is None or not self._ready.is_set():
             raise ConnectionLost("the publisher is not connected")
-        await self._connection.publish(topic, payload, qos=qos, retain=retain, user_properties=user_properties)
+        await self._connection.publish(
+            topic, payload, qos=qos, retain=retain, user_properties=user_properties, request=request
+        )
 
     async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish many (topic, payload) with QoS 0 in one write. Raises Transient (ConnectionLost)."""

@@ -251,7 +251,8 @@ CREATE TABLE registry.shadow (
     desired_version  bigint NOT NULL DEFAULT 0,
     desired_at       timestamptz,
     reported         jsonb NOT NULL DEFAULT '{}',
-    reported_version bigint NOT NULL DEFAULT 0,
+    reported_stamps  jsonb NOT NULL DEFAULT '{}',             -- reported with the version each part of it came with
+    reported_version bigint NOT NULL DEFAULT 0,               -- the highest one the device ever named
     reported_at      timestamptz,
     published_version bigint NOT NULL DEFAULT 0               -- newest version the broker has acknowledged
 );
@@ -271,9 +272,11 @@ CREATE TABLE registry.command (
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,                          -- not started by then: expired
     timeout_s  integer NOT NULL DEFAULT 300,                  -- not finished so long after it was accepted: timed out
-    sent_at    timestamptz,
+    tried_at   timestamptz,                                   -- last time it was published
+    sent_at    timestamptz,                                   -- first time the broker had a subscriber for it
     accepted_at timestamptz,
-    finished_at timestamptz
+    finished_at timestamptz,
+    CHECK ((finished_at IS NULL) = (state IN ('queued', 'sent', 'accepted', 'running')))
 );
 CREATE INDEX command_device ON registry.command (device, created_at DESC);
 CREATE INDEX command_tenant ON registry.command (tenant, created_at DESC);
@@ -301,8 +304,10 @@ CREATE TABLE registry.presence (
     reason     text NOT NULL DEFAULT '',                      -- will, data, kicked, disabled, silent …
     status_at  timestamptz,                                   -- the device's own status message, receive time
     seen_at    timestamptz,                                   -- anything from the device
+    status_digest bytea,                                      -- of that message: tells a retained one that came before
     boot       bigint,
     boots      integer NOT NULL DEFAULT 0,                    -- distinct boots seen
+    recent_boots bigint[] NOT NULL DEFAULT '{}',              -- the last of them: a message that comes again counts no boot
     firmware   text NOT NULL DEFAULT '',
     tier       text NOT NULL DEFAULT ''
 );
@@ -439,7 +444,7 @@ CREATE TRIGGER tell AFTER INSERT OR UPDATE OR DELETE ON registry.tenant
     FOR EACH ROW EXECUTE FUNCTION registry.tell('tenant', 'name');
 CREATE TRIGGER tell AFTER INSERT OR UPDATE OF state ON registry.command
     FOR EACH ROW EXECUTE FUNCTION registry.tell('command', 'id');
-CREATE TRIGGER tell AFTER INSERT OR UPDATE OF desired_version ON registry.shadow
+CREATE TRIGGER tell AFTER INSERT OR UPDATE OF desired_version, reported ON registry.shadow
     FOR EACH ROW EXECUTE FUNCTION registry.tell('shadow', 'device');
 CREATE TRIGGER tell AFTER INSERT OR UPDATE OF state ON registry.presence
     FOR EACH ROW EXECUTE FUNCTION registry.tell('presence', 'device');
