@@ -424,7 +424,7 @@ DECLARE
 BEGIN
     PERFORM pg_notify('outrider_registry', TG_ARGV[0] || ':' || (changed ->> TG_ARGV[1]));
     -- moving a device to another gateway changes what both gateways may do
-    IF TG_ARGV[0] = 'device' THEN
+    IF TG_TABLE_NAME = 'device' THEN
         IF TG_OP <> 'INSERT' AND OLD.gateway IS NOT NULL THEN PERFORM pg_notify('outrider_registry', 'device:' || OLD.gateway); END IF;
         IF TG_OP <> 'DELETE' AND NEW.gateway IS NOT NULL THEN PERFORM pg_notify('outrider_registry', 'device:' || NEW.gateway); END IF;
     END IF;
