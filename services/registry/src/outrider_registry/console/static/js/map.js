@@ -1,0 +1,143 @@
+// Maps: Leaflet over outlines of the world that are part of the console, so it needs no server of tiles.
+import { session } from "./api.js";
+import { colour, onTheme } from "./colours.js";
+import { asset, html, loadScript, loadStyle, useEffect, useRef, useState } from "./core.js";
+import { deviceLayer } from "./map-devices.js";
+
+let outlines;
+
+/** Leaflet, and the outlines as GeoJSON; fetched once. */
+async function load() {
+  await Promise.all([loadScript("../vendor/leaflet.js"), loadScript("../vendor/topojson.js"), loadStyle("../vendor/leaflet.css")]);
+  outlines ??= fetch(asset("vendor/countries.json")).then(async (response) => {
+    const topology = await response.json();
+    const { feature, mesh } = window.topojson;
+    return {
+      land: feature(topology, topology.objects.land),
+      borders: mesh(topology, topology.objects.countries, (a, b) => a !== b),
+    };
+  });
+  return [window.L, await outlines];
+}
+
+/**
+ * A map.
+ *
+ * `devices`: [[id, lat, lon, presence, heading|null, ts_ms, name]…] as GET /map gives them; `onOpen(id)` for a click on one.
+ * `track`: {lat: [], lon: []} draws a line with its start and end. `fit`: show all of it at first (and again when `fit` changes).
+ * `control(map)` is given {move(entry), moveAll(entries), focus(id), fit()} for live positions without rendering again.
+ */
+export function WorldMap({ devices, track, onOpen, control, height, fit = true, label = "Map", selected }) {
+  const box = useRef();
+  const parts = useRef(null);
+  const open = useRef(onOpen);
+  open.current = onOpen;
+  const [problem, setProblem] = useState(null);
+  const [ready, setReady] = useState(false);
+
+  useEffect(() => {
+    let ended = false;
+    let undo = () => undefined;
+    load().then(([L, world]) => {
+      if (ended) return;
+      parts.current = build(L, world, box.current, (id) => open.current?.(id));
+      undo = onTheme(parts.current.paint);
+      control?.(parts.current);
+      setReady(true);
+    }, setProblem);
+    return () => {
+      ended = true;
+      undo();
+      parts.current?.map.remove();
+      parts.current = null;
+    };
+  }, []);
+  useEffect(() => {
+    if (!ready) return;
+    parts.current.setDevices(devices ?? []);
+    if (fit && devices?.length && !parts.current.fitted && !track) parts.current.fit();
+  }, [ready, devices]);
+  useEffect(() => {
+    if (!ready) return;
+    parts.current.setTrack(track);
+    if (fit && track?.lat?.length) parts.current.fit();
+  }, [ready, track, fit]);
+  useEffect(() => {
+    if (ready) parts.current.select(selected);
+  }, [ready, selected]);
+
+  if (problem) return html`<p class="hint bad">${problem.message}</p>`;
+  return html`<div class="map" ref=${box} role="application" aria-label=${label} style=${height ? { height: `${height}px` } : undefined}></div>`;
+}
+
+function build(L, world, element, onOpen) {
+  const map = L.map(element, {
+    center: [25, 10], zoom: 2, minZoom: 1, maxZoom: 18, worldCopyJump: true, attributionControl: false, zoomSnap: 0.5,
+    maxBounds: [[-85, -540], [85, 540]], maxBoundsViscosity: 0.7,
+  });
+  L.control.scale({ imperial: false }).addTo(map);
+  const ground = map.createPane("ground");
+  ground.style.zIndex = 150; // below tiles, which hide it where they are
+  const canvas = L.canvas({ pane: "ground", padding: 0.4 });
+  const land = L.geoJSON(world.land, { renderer: canvas, pane: "ground", interactive: false });
+  const borders = L.geoJSON(world.borders, { renderer: canvas, pane: "ground", interactive: false });
+  land.addTo(map);
+  borders.addTo(map);
+  const tiles = session.get()?.map_tiles;
+  if (tiles) {
+    L.tileLayer(typeof tiles === "string" ? tiles : tiles.url, { maxZoom: 19 }).addTo(map);
+    const credit = tiles.attribution;
+    if (credit) L.control.attribution({ prefix: false }).addAttribution(credit.replace(/[<>&]/g, "")).addTo(map);
+  }
+  const layer = deviceLayer(L, onOpen).addTo(map);
+  const trackLayer = L.layerGroup().addTo(map);
+  let track;
+
+  const drawTrack = () => {
+    trackLayer.clearLayers();
+    if (!track?.lat?.length) return;
+    const points = track.lat.map((lat, i) => [lat, track.lon[i]]);
+    const line = L.polyline(points, { color: colour("--accent"), weight: 3.5, opacity: 0.9, interactive: false });
+    L.polyline(points, { color: colour("--surface"), weight: 6.5, opacity: 0.7, interactive: false }).addTo(trackLayer);
+    line.addTo(trackLayer);
+    const end = (at, fill) => L.circleMarker(at, { radius: 5.5, color: colour("--surface"), weight: 2, fillColor: fill, fillOpacity: 1, interactive: false }).addTo(trackLayer);
+    end(points[0], colour("--text-soft"));
+    end(points[points.length - 1], colour("--accent"));
+  };
+  const paint = () => {
+    land.setStyle({ fillColor: colour("--map-land"), fillOpacity: 1, color: colour("--map-coast"), weight: 0.8 });
+    borders.setStyle({ color: colour("--map-border"), weight: 0.7, fill: false });
+    layer.paint();
+    drawTrack();
+  };
+  paint();
+
+  const parts = {
+    map,
+    fitted: false,
+    paint,
+    setDevices: (devices) => layer.set(devices),
+    setTrack(next) {
+      track = next;
+      drawTrack();
+    },
+    select: (id) => layer.select(id),
+    move: (entry) => layer.move([entry]),
+    moveAll: (entries) => layer.move(entries),
+    focus(id) {
+      const at = layer.position(id);
+      if (at) map.setView(at, Math.max(map.getZoom(), 12));
+      layer.select(id);
+    },
+    fit() {
+      const bounds = track?.lat?.length ? L.latLngBounds(track.lat.map((lat, i) => [lat, track.lon[i]])) : layer.bounds();
+      if (!bounds?.isValid()) return;
+      parts.fitted = true;
+      map.fitBounds(bounds, { padding: [36, 36], maxZoom: 14, animate: false });
+    },
+  };
+  const observer = new ResizeObserver(() => map.invalidateSize({ animate: false }));
+  observer.observe(element);
+  map.on("unload", () => observer.disconnect());
+  return parts;
+}

@@ -1,0 +1,83 @@
+// The door: name and password with a second factor, or a link that is good once and leads to a password of one's own.
+import { post, session } from "../api.js";
+import { html, useEffect, useShared, useState } from "../core.js";
+import { navigate, useLocation } from "../router.js";
+import { Field, Form, Logo, Spinner, toast, useForm } from "../ui.js";
+
+export default function SignIn() {
+  const who = useShared(session);
+  const { hash } = useLocation();
+  const [problem, setProblem] = useState("");
+  const link = hash.startsWith("#link=") ? decodeURIComponent(hash.slice(6)) : null;
+  useEffect(() => { document.title = "Sign in · Outrider"; }, []);
+  useEffect(() => {
+    if (!link) return;
+    post("/session/link", { link }, { once: true }).then(
+      (signedIn) => {
+        session.set(signedIn);
+        navigate("/sign-in", { replace: true }); // the link is used up, and leaves the address
+      },
+      (error) => {
+        setProblem(error.message);
+        navigate("/sign-in", { replace: true });
+      },
+    );
+  }, [link]);
+  return html`
+    <main class="sign-in">
+      <div class="sign-in-box">
+        <header><${Logo} size=${40} /><div><h1>Outrider</h1><p class="soft">Fleet telemetry</p></div></header>
+        ${link ? html`<p class="soft sign-in-wait"><${Spinner} /> Signing in with the link …</p>`
+          : who?.must_set_password ? html`<${FirstPassword} name=${who.name} />`
+          : html`<${Password} problem=${problem} />`}
+      </div>
+    </main>`;
+}
+
+function Password({ problem }) {
+  const form = useForm({ name: "", password: "", code: "" });
+  const [needsCode, setNeedsCode] = useState(false);
+  const send = async () => {
+    const { name, password, code } = form.values;
+    try {
+      session.set(await post("/session", { name: name.trim(), password, ...(code ? { code: code.replace(/\s/g, "") } : {}) }, { once: true }));
+    } catch (error) {
+      if (error.problem?.needs_code && !needsCode) {
+        setNeedsCode(true);
+        return;
+      }
+      if (error.status === 429 && error.retryAfter_s) error.message += ` Next try in ${Math.ceil(error.retryAfter_s / 60)} min.`;
+      throw error;
+    }
+  };
+  return html`
+    ${problem && html`<p class="problem" role="alert">${problem}</p>`}
+    <${Form} submit="Sign in" onSubmit=${send}>
+      <${Field} label="Name" required autofocus autocomplete="username" autocapitalize="none" spellcheck="false" ...${form.bind("name")} />
+      <${Field} label="Password" type="password" required autocomplete="current-password" ...${form.bind("password")} />
+      ${needsCode && html`<${Field} key="code" label="Code of your authenticator app" required inputmode="numeric" autocomplete="one-time-code" maxlength="7"
+        placeholder="123456" ref=${focusOnce} ...${form.bind("code")} />`}
+    <//>
+    <p class="hint">No password yet, or forgotten? An administrator makes a one-time link for you.</p>`;
+}
+
+const focusOnce = (field) => field?.base?.querySelector("input")?.focus();
+
+function FirstPassword({ name }) {
+  const form = useForm({ fresh: "", again: "" });
+  const { fresh, again } = form.values;
+  const different = again && fresh !== again && !fresh.startsWith(again);
+  const send = async () => {
+    if (fresh !== again) throw new Error("The two passwords differ.");
+    await post("/session/password", { new: fresh }, { once: true });
+    session.set((now) => ({ ...now, must_set_password: false }));
+    toast("Password set. Use it from now on.");
+  };
+  return html`
+    <p>Welcome, <strong>${name}</strong>. Choose a password for the next time.</p>
+    <${Form} submit="Set password and go on" onSubmit=${send}>
+      <input type="text" name="username" autocomplete="username" value=${name} readonly hidden />
+      <${Field} label="New password" type="password" required autofocus minlength="12" autocomplete="new-password" hint="At least 12 characters." ...${form.bind("fresh")} />
+      <${Field} label="Once more" type="password" required autocomplete="new-password" error=${different ? "Differs from the first." : undefined} ...${form.bind("again")} />
+    <//>`;
+}

@@ -1,0 +1,7 @@
+// Runs before the first paint, so that a chosen theme does not flash. A classic script on purpose.
+try {
+  const theme = localStorage.getItem("theme");
+  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+} catch {
+  // without storage the system's preference holds
+}
