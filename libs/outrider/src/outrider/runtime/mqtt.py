@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl as ssl_module
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from outrider.runtime import packets
 from outrider.runtime.errors import ConnectionLost, NotStored, SessionTakenOver, Transient
@@ -24,6 +25,7 @@ SESSION_TAKEN_OVER = 0x8E
 NO_MATCHING_SUBSCRIBERS = 0x10
 FAILURE = 0x80
 SESSION_NEVER_EXPIRES = 0xFFFFFFFF
+CA_FILE_VARIABLE = "OUTRIDER_MQTT_CA_FILE"
 SILENCE_KEEPALIVES = 1.2
 """A broker that says nothing for so many keepalives is gone; checked every quarter, so noticed within 1.5."""
 
@@ -40,6 +42,24 @@ _REASONS = {
     0x95: "packet too large for the broker; set max_packet_size 4194304",
     0x97: "quota exceeded",
 }
+
+
+def tls_context(query: str = "") -> ssl_module.SSLContext:
+    """TLS that trusts the authorities in the file a URL's query names (`cafile=PATH`), else those in the file that
+    OUTRIDER_MQTT_CA_FILE names, else the machine's. Raises Transient if the file cannot be used."""
+    file = dict(parse_qsl(query)).get("cafile") or os.environ.get(CA_FILE_VARIABLE) or None
+    try:
+        return ssl_module.create_default_context(cafile=file)
+    except OSError as error:
+        raise Transient(f"{file} has no certificates to trust: {error}; mend {CA_FILE_VARIABLE}") from error
+
+
+def with_ca_file(url: str, file: str | os.PathLike[str] | None) -> str:
+    """The URL with `?cafile=`, where it is one for TLS and names none yet."""
+    parts = urlsplit(url)
+    if file is None or parts.scheme not in ("mqtts", "ssl") or "cafile" in dict(parse_qsl(parts.query)):
+        return url
+    return urlunsplit(parts._replace(query=urlencode([*parse_qsl(parts.query), ("cafile", os.fspath(file))])))
 
 
 class Delivery:
@@ -114,13 +134,16 @@ class Connection(asyncio.Protocol):
         keepalive_s: int = 20,
         timeout_s: float = 10.0,
         will: tuple[str, bytes, int, bool] | None = None,
+        tls: ssl_module.SSLContext | None = None,
     ) -> Connection:
         """Connect and wait for CONNACK. Raises Transient with what to do when the broker cannot be reached or refuses.
 
+        The URL's user name and password are percent-encoded (`svc%3Aingest`). `mqtts://` is TLS: with `tls`, else with
+        the authorities in the file of `?cafile=` or OUTRIDER_MQTT_CA_FILE, else with the machine's own.
         `will`: topic, payload, QoS and retain flag of what the broker publishes when this connection dies.
         """
         parts = urlsplit(url)
-        tls = ssl_module.create_default_context() if parts.scheme in ("mqtts", "ssl") else None
+        tls = (tls or tls_context(parts.query)) if parts.scheme in ("mqtts", "ssl") else None
         connection = cls(client_id, on_delivery)
         try:
             async with asyncio.timeout(timeout_s):
@@ -140,6 +163,12 @@ class Connection(asyncio.Protocol):
                     )
                 )
                 code = await connection._connack
+        except ssl_module.SSLCertVerificationError as error:
+            await connection._end()
+            raise Transient(
+                f"the certificate of {parts.hostname}:{parts.port} is not to be trusted: {error}; "
+                f"name its authority's certificate with {CA_FILE_VARIABLE}, and the host as the certificate does"
+            ) from error
         except (OSError, TimeoutError) as error:
             await connection._end()
             why = str(error) or f"no answer within {timeout_s:g} s"
@@ -340,12 +369,17 @@ class Connection(asyncio.Protocol):
                 raise Transient(f"broker refused to subscribe {topic_filter}: {_REASONS.get(code, hex(code))}")
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
-        """Unsubscribe and wait for UNSUBACK (only a slot that is retired does this: it stops the session's queue)."""
+        """Unsubscribe and wait for UNSUBACK (only a slot that is retired does this: it stops the session's queue).
+
+        Raises Transient naming a filter the broker refuses.
+        """
         if self.closed.is_set():
             raise self.reason
         packet_id, answer = self._wait()
         self._write(packets.unsubscribe(packet_id, filters))
-        await answer
+        for topic_filter, code in zip(filters, await answer, strict=False):
+            if code >= FAILURE:
+                raise Transient(f"broker refused to unsubscribe {topic_filter}: {_REASONS.get(code, hex(code))}")
 
     def _wait(self) -> tuple[int, asyncio.Future[tuple[int, ...]]]:
         if len(self._waiting) == 65535:

@@ -54,7 +54,7 @@ class Chassis(Generic[S]):
             consumer,
             filters,
             handle,
-            mqtt_url=self.settings.mqtt_url,
+            mqtt_url=self.settings.broker_url,
             database=self.database,
             replica=self.settings.replica,
             lease_timeout_s=self.settings.lease_timeout_s,
@@ -106,7 +106,7 @@ class Service(Generic[S]):
             name=self.name,
             settings=configured,
             database=Database(configured.database_url, holder, self.database_sessions),
-            publisher=Publisher(configured.mqtt_url, f"svc:{self.name}:pub:{secrets.token_hex(4)}"),
+            publisher=Publisher(configured.broker_url, f"svc:{self.name}:pub:{secrets.token_hex(4)}"),
             health=Health(),
         )
         if stop is None:

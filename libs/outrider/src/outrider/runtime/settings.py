@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from outrider.runtime.mqtt import with_ca_file
 
 BAD_SETTINGS_EXIT_CODE = 78
 """sysexits.h EX_CONFIG: a supervisor must not restart on it, only a person can mend it."""
@@ -18,7 +21,14 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OUTRIDER_", extra="ignore", frozen=True)
 
-    mqtt_url: str = Field("mqtt://127.0.0.1:1883", description="The broker's listener for services; mqtts:// for TLS.")
+    mqtt_url: str = Field(
+        "mqtt://127.0.0.1:1883",
+        description="The broker's listener for services, with this service's account "
+        "(`mqtt://svc%3Aingest:PASSWORD@HOST:1883`); mqtts:// for TLS.",
+    )
+    mqtt_ca_file: Path | None = Field(
+        None, description="Certificate of the authority that an mqtts:// broker's own is from; empty: the machine's."
+    )
     database_url: str = Field(
         "postgresql://127.0.0.1:5432/outrider", description="PostgreSQL with this service's own role."
     )
@@ -40,6 +50,11 @@ class ServiceSettings(BaseSettings):
         ge=1024 * 1024,
         description="Bytes of un-acknowledged messages a replica holds over all its slots; beyond it the broker waits.",
     )
+
+    @property
+    def broker_url(self) -> str:
+        """`mqtt_url` with the authority to trust in it."""
+        return with_ca_file(self.mqtt_url, self.mqtt_ca_file)
 
 
 def load(settings: type[ServiceSettings]) -> Any:
