@@ -20,3 +20,5 @@ BEGIN
         END IF;
     END LOOP;
 END $$;
+-- Rejected messages it marks and removes, one tenant's at a time.
+GRANT EXECUTE ON FUNCTION rejected.tenant_mark_replayed, rejected.tenant_purge TO {role};

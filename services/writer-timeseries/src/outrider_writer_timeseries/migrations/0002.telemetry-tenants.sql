@@ -16,5 +16,4 @@ SELECT * FROM telemetry.latest WHERE current_setting('outrider.tenant', true) IN
 CREATE VIEW telemetry.tenant_event WITH (security_barrier) AS
 SELECT * FROM telemetry.event WHERE current_setting('outrider.tenant', true) IN ('*', tenant);
 
-CREATE VIEW telemetry.tenant_sequence WITH (security_barrier) AS
-SELECT * FROM telemetry.sequence_state WHERE current_setting('outrider.tenant', true) IN ('*', tenant);
+DO $$ BEGIN PERFORM runtime.create_tenant_sequence('telemetry'); END $$;
