@@ -10,7 +10,7 @@ import typer
 from outrider_cli.state import NotRunning, State
 from outrider_cli.up import DataOption
 
-__all__ = ["DataOption", "DatabaseUrlOption", "MqttUrlOption", "database_url", "mqtt_url"]
+__all__ = ["DataOption", "DatabaseUrlOption", "MqttUrlOption", "database_url", "device_mqtt_url", "mqtt_url"]
 
 MqttUrlOption = Annotated[
     str | None,
@@ -29,6 +29,11 @@ DatabaseUrlOption = Annotated[
 def mqtt_url(given: str | None, data: Path) -> str:
     """The broker to talk to. Ends the command with what to do when none is named and none runs."""
     return given or _state(data, "--url").mqtt_url
+
+
+def device_mqtt_url(data: Path) -> str:
+    """The devices' door of the running platform's broker. Ends the command with what to do when none runs."""
+    return _state(data, "--url").device_mqtt_url
 
 
 def database_url(given: str | None, data: Path) -> str:

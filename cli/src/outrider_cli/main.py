@@ -17,7 +17,7 @@ app = typer.Typer(
 
 demo.register(app)
 up.register(app)
-sim_command.register(app)
+sim_command.register_command(app)
 tail.register(app)
 query.register(app)
 rejected.register(app)

@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated
@@ -19,19 +20,34 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from outrider.contract.topics import is_name
 from outrider_cli import terminal
-from outrider_cli.connect import DataOption, MqttUrlOption, mqtt_url
+from outrider_cli.connect import DataOption, device_mqtt_url
 from outrider_cli.sim.device import Settings
 from outrider_cli.sim.fleet import Fleet
-from outrider_cli.sim.plan import fleet
+from outrider_cli.sim.plan import Plan, fleet
 from outrider_cli.sim.record import Recorder
+from outrider_cli.sim.registration import SecretsByDevice, read_credentials, register, taken
 from outrider_cli.sim.report import Report
 
-HELP = """Simulate a fleet of devices, each on its own MQTT connection.
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        "--mqtt-url",
+        envvar="OUTRIDER_DEVICE_MQTT_URL",
+        help="The broker's door for devices; by default that of the platform running in --data.",
+    ),
+]
+
+HELP = """Simulate a fleet of devices, each with an identity and an MQTT connection of its own.
+
+On the platform that runs in --data they are registered first, with type, tier and tags. For another broker name its
+door for devices with --url, and a file with their secrets.
 
 Half are vehicles that replay recorded drives as if they happened now, the others sensors and servers. They send flat
 JSON, SenML and zstd-compressed compact batches, logs and events. Most number their messages and keep the delivery
 contract: at most 64 in flight, sent again until the platform acknowledges. One in eight has no clock, one in ten does
-not number. After --duration they stop measuring and wait for the last acks.
+not number. They take desired state (interval_s, log_level), commands (reboot, get-logs, set-interval, run-diagnostics)
+and new secrets. After --duration they stop measuring and wait for the last acks.
 
 Exit code 0 only if every numbered message was acknowledged.
 
@@ -43,7 +59,7 @@ Examples:
 
   outrider sim --devices 50 --duration 60 --counter --record expected.jsonl
 
-  outrider sim --url mqtt://broker.example:1883 --devices 1000 --rate 0.2 --duration 0
+  outrider sim --url mqtt://broker.example:1884 --credentials report.csv --devices 1000 --rate 0.2 --duration 0
 """
 
 
@@ -70,7 +86,11 @@ def sim(
     report_every: Annotated[
         float, typer.Option(min=0, help="Also print totals as a line of JSON every so many seconds.")
     ] = 0,
-    url: MqttUrlOption = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(help="CSV with `id` and `secret` of each device, such as the report of `outrider device import`."),
+    ] = None,
+    url: UrlOption = None,
     data: DataOption = Path(".outrider"),
 ) -> None:
     """Simulate a fleet of devices."""
@@ -78,13 +98,14 @@ def sim(
         raise typer.BadParameter("tenant and prefix are made of a-z, 0-9 and -")
     others = devices // 2 if sensors is None else min(sensors, devices)
     _raise_file_limit(devices + 64)
-    settings_url = mqtt_url(url, data)
+    plans = fleet(devices - others, others, seed=seed, prefix=prefix)
+    device_url, secrets = _identities(url, data, tenant, plans, credentials, quiet=as_json)
     recorder = Recorder(record, tenant) if record is not None else None
     try:
         result = uvloop.run(
             _run(
-                fleet_of=(devices - others, others, seed, prefix),
-                settings=Settings(settings_url, tenant, 1 / rate, counter, recorder=recorder),
+                plans=plans,
+                settings=Settings(device_url, tenant, 1 / rate, secrets, counter, recorder=recorder),
                 duration_s=duration,
                 drain_s=drain,
                 report_every_s=report_every,
@@ -103,15 +124,17 @@ def sim(
 
 async def _run(
     *,
-    fleet_of: tuple[int, int, int, str],
+    plans: Sequence[Plan],
     settings: Settings,
     duration_s: float,
     drain_s: float,
     report_every_s: float,
     quiet: bool,
 ) -> Report:
-    vehicles, others, seed, prefix = fleet_of
-    running = Fleet(fleet(vehicles, others, seed=seed, prefix=prefix), settings)
+    if settings.secrets:
+        await taken(settings.url, settings.secrets)
+    settings.begin()
+    running = Fleet(plans, settings)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, running.stop)
     loop.add_signal_handler(signal.SIGTERM, running.abandon)
@@ -147,6 +170,22 @@ async def _run(
         return await running.run(duration_s, drain_s, on_tick)
 
 
+def _identities(
+    url: str | None, data: Path, tenant: str, plans: Sequence[Plan], credentials: Path | None, *, quiet: bool
+) -> tuple[str, SecretsByDevice]:
+    """The devices' door and their secrets; none for a broker that was named without them, which may take anybody."""
+    if credentials is not None:
+        secrets = read_credentials(credentials)
+        if missing := [plan.name for plan in plans if plan.name not in secrets]:
+            raise typer.BadParameter(f"{credentials} has no secret of {', '.join(missing[:5])} …")
+        secrets = {plan.name: secrets[plan.name] for plan in plans}
+        return url or device_mqtt_url(data), secrets
+    if url is not None:
+        return url, {}
+    address = device_mqtt_url(data)
+    return address, register(data, tenant, plans, quiet=quiet)
+
+
 def _raise_file_limit(wanted: int) -> None:
     """One connection is one open file; the soft limit is often 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -157,6 +196,6 @@ def _raise_file_limit(wanted: int) -> None:
         raise typer.BadParameter(f"`ulimit -n` allows {hard} open files; {wanted} are needed")
 
 
-def register(app: typer.Typer) -> None:
+def register_command(app: typer.Typer) -> None:
     """Add `sim` to the app."""
     app.command(help=HELP)(sim)

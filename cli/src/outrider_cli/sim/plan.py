@@ -5,13 +5,30 @@ from __future__ import annotations
 import random as random_module
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from outrider_cli.sim import encodings
 from outrider_cli.sim.encodings import Encoding
-from outrider_cli.sim.sources import Sensor, ServerMetrics, Source, Vehicle
+from outrider_cli.sim.sources import TAPES, Sensor, ServerMetrics, Source, Vehicle, load_tape
 
 COMPACT_FRAMES = 5
 """Instants in one compact message: agents batch."""
+
+LOOKS = {
+    "vehicle": (
+        ("car", "obd", "obd-dongle"),
+        ("van", "obd", "obd-dongle"),
+        ("van", "pi", "pi-zero-2"),
+        ("car", "phone", "phone"),
+    ),
+    "sensor": (("sensor", "esp32", "esp32-s3"), ("sensor", "esp32", "esp32-c3")),
+    "server": (("server", "pi", "pi-5"), ("server", "server", "x86")),
+}
+"""Type, tier and hardware by kind of source."""
+REGIONS = ("north", "south", "east", "west")
+FIRMWARE = ("1.4.0", "1.4.0", "1.4.1", "1.4.1", "1.5.0-rc.1")
+SITES = 4
+SITE_DEG = 0.003
 
 
 @dataclass(frozen=True)
@@ -24,6 +41,30 @@ class Plan:
     clockless: bool
     numbered: bool
     random: Random
+    type: str = ""
+    tier: str = ""
+    tags: tuple[str, ...] = ()
+    firmware: str = ""
+    hardware: str = ""
+    latitude: float | None = None
+    """Of a device that stands still; the others send positions."""
+    longitude: float | None = None
+
+    @property
+    def registration(self) -> dict[str, Any]:
+        """What the registry is told of it."""
+        place = {} if self.latitude is None else {"latitude": self.latitude, "longitude": self.longitude}
+        return {
+            "id": self.name,
+            "name": self.name.replace("-", " ").capitalize(),
+            "type": self.type,
+            "tier": self.tier,
+            "tags": list(self.tags),
+            "firmware": self.firmware,
+            "hardware": self.hardware,
+            "serial": f"SIM-{self.name.upper()}",
+            **place,
+        }
 
     @property
     def frames(self) -> int:
@@ -53,7 +94,39 @@ def _plan(name: str, source: Source, number: int, random: Random) -> Plan:
         encoding = encodings.NUMBERED[number % 3]
     else:
         encoding = "scalar" if number % 20 == 19 else "flat"
-    return Plan(name, source, encoding, clockless=numbered and number % 8 == 3, numbered=numbered, random=random)
+    # A random source of its own: what a device is called changes nothing of what it measures.
+    looks = Random(f"{name} looks")
+    kind, tier, hardware = looks.choice(LOOKS[source.kind])
+    latitude = longitude = None
+    if isinstance(source, Vehicle):
+        tags = ("fleet", looks.choice(REGIONS), *looks.choice(((), ("pool",), ("rental",))))
+    else:
+        site = looks.randrange(SITES)
+        latitude, longitude = place_of(site, looks)
+        tags = (f"site-{site + 1}", *(("critical",) if looks.random() < 0.1 else ()))
+    return Plan(
+        name,
+        source,
+        encoding,
+        clockless=numbered and number % 8 == 3,
+        numbered=numbered,
+        random=random,
+        type=kind,
+        tier=tier,
+        tags=tags,
+        firmware=looks.choice(FIRMWARE),
+        hardware=hardware,
+        latitude=latitude,
+        longitude=longitude,
+    )
+
+
+def place_of(site: int, random: Random) -> tuple[float, float]:
+    """Where a device of a site stands: beside a recorded road, so that one map shows the whole fleet."""
+    tape = load_tape(TAPES[site % len(TAPES)])
+    row = tape.rows[(site + 1) * len(tape.rows) // (SITES + 1)]
+    around = (random.uniform(-1, 1) * SITE_DEG for _ in range(2))
+    return round(float(row["lat"]) + next(around), 5), round(float(row["lon"]) + next(around), 5)
 
 
 def new_boot() -> int:
