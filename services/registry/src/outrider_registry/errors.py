@@ -111,3 +111,13 @@ class Unavailable(Problem):
     def __init__(self, detail: str, retry_after_s: int = 2) -> None:
         super().__init__(detail)
         self.headers["Retry-After"] = str(retry_after_s)
+
+
+class Broken(Problem):
+    """A mistake of ours."""
+
+    status = 500
+    title = "Internal error"
+
+    def __init__(self) -> None:
+        super().__init__("The registry made a mistake; its log has the details. Please report it.")

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import psycopg
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 
 from outrider_registry.context import Registry
 from outrider_registry.errors import Invalid, NotSignedIn, StaleVersion, VersionRequired
 from outrider_registry.principals import Principal
 from outrider_registry.store import audit
-from outrider_registry.store.transactions import of_tenant
+from outrider_registry.store.transactions import of_platform, of_tenant
 
 
 def registry_of(request: Request) -> Registry:
@@ -33,6 +33,8 @@ def principal(request: Request) -> Principal:
     """Who asks, as the middleware found out. Raises NotSignedIn."""
     who: Principal | None = getattr(request.state, "principal", None)
     if who is None:
+        if refused := getattr(request.state, "refused", None):
+            raise refused
         raise NotSignedIn("Sign in, or send a token: `Authorization: Bearer …` (`outrider token create`).")
     return who
 
@@ -57,6 +59,24 @@ async def tenant_transaction(registry: Registry, who: Principal) -> AsyncIterato
         yield connection
 
 
+@asynccontextmanager
+async def home_transaction(registry: Registry, who: Principal) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A transaction that sees this principal's own account: for sessions, tokens and passwords of their own."""
+    async with (
+        of_platform(registry.database) if who.home is None else of_tenant(registry.database, who.home) as connection
+    ):
+        yield connection
+
+
+@asynccontextmanager
+async def reach_transaction(registry: Registry, who: Principal) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A transaction that sees whomever this principal manages: the tenant acted in, or everybody for an administrator of
+    the platform who has not chosen one."""
+    tenant = who.tenant if who.is_platform else who.home
+    async with of_platform(registry.database) if tenant is None else of_tenant(registry.database, tenant) as connection:
+        yield connection
+
+
 async def audited(
     connection: psycopg.AsyncConnection, who: Principal, action: str, object_: str, **detail: Any
 ) -> None:
@@ -69,7 +89,12 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def expected_version(request: Request) -> int | None:
+def expected_version(
+    request: Request,
+    if_match: Annotated[
+        str | None, Header(description="The ETag of what you read; `*` overwrites.", examples=["*"])
+    ] = None,
+) -> int | None:
     """The version that If-Match names; None for `*`. Raises VersionRequired when it is missing, Invalid when it is none."""
     value = request.headers.get("if-match")
     if value is None:
@@ -125,7 +150,7 @@ def decode_cursor(cursor: str) -> list[Any]:
     """The sort key in a cursor. Raises Invalid."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, binascii.Error, UnicodeError):
+    except (ValueError, binascii.Error, UnicodeError, RecursionError):
         key = None
     if not isinstance(key, list):
         raise Invalid("This cursor was not made here: use `next` of the page before as it is.")

@@ -191,6 +191,7 @@ CREATE TABLE registry.claim (
     client_until timestamptz,                                 -- see the comment on this column
     reply_due  boolean NOT NULL DEFAULT false,                -- somebody decided: the waiting device is told once more
     decided_by text NOT NULL DEFAULT '',
+    refusals   integer NOT NULL DEFAULT 0,                    -- requests refused, as far as they are audited
     created_by text NOT NULL DEFAULT '',
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,

@@ -1,0 +1,77 @@
+"""The REST API, `/api/v1`: one router per module, behind the same guards; and the console that is built on it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from fastapi import APIRouter, FastAPI
+
+from outrider_registry.api import answers
+from outrider_registry.api.authentication import Authentication
+from outrider_registry.api.guards import Guards
+from outrider_registry.api.idempotent import Idempotency
+from outrider_registry.context import Registry
+
+PREFIX = "/api/v1"
+MODULES = (
+    "session",
+    "users",
+    "tokens",
+    "tenants",
+    "audit",
+    "devices",
+    "imports",
+    "metrics",
+    "data",
+    "logs",
+    "rejected",
+    "sequences",
+    "charts",
+    "live",
+    "overview",
+    "credentials",
+    "claims",
+    "enrol",
+    "certificates",
+    "configurations",
+    "shadow",
+    "commands",
+    "stop",
+    "presence",
+)
+
+
+def routers() -> list[APIRouter]:
+    """The routers of all modules."""
+    found = []
+    for name in MODULES:
+        full = f"outrider_registry.api.{name}"
+        if importlib.util.find_spec(full) is not None:
+            found.append(importlib.import_module(full).router)
+    return found
+
+
+def build_api(registry: Registry) -> FastAPI:
+    """The application that HttpServer serves."""
+    app = FastAPI(
+        title="Outrider",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{PREFIX}/openapi.json",
+        default_response_class=answers.Answer,
+    )
+    app.state.registry = registry
+    for router in routers():
+        app.include_router(router, prefix=PREFIX)
+    answers.install(app)
+    if importlib.util.find_spec("outrider_registry.console") is not None:
+        console = importlib.import_module("outrider_registry.console")
+        if hasattr(console, "mount"):
+            console.mount(app)
+    # The one added last is the outermost.
+    app.add_middleware(Idempotency, registry=registry)
+    app.add_middleware(Authentication, registry=registry)
+    app.add_middleware(Guards, https=registry.url.startswith("https://"))
+    return app
