@@ -36,6 +36,14 @@ class Settings(ServiceSettings):
         "mqtt://127.0.0.1:1884",
         description="The broker's listener for devices, as devices reach it: printed at enrolment.",
     )
+    device_certificate_mqtt_url: str = Field(
+        "",
+        description="The broker's listener for devices with client certificates, as they reach it; empty: device_mqtt_url.",
+    )
+    tls_folder: Path | None = Field(
+        None,
+        description="Folder of the broker's certificates: crl.pem there follows revocations (the broker reads it on SIGHUP).",
+    )
     dynsec_file: Path | None = Field(
         None,
         description="The broker's dynamic-security.json where the registry can see it: its loss is noticed while the broker runs.",
