@@ -58,7 +58,7 @@ def test_everything_is_denied_and_nobody_but_services_is_there() -> None:
         assert [role["rolename"] for role in client["roles"]] == [client["username"]]
         assert bootstrap.password_matches(client, service_password(RING, client["username"][4:]))
     # no service may do everything
-    assert not any(acl["topic"] == "#" for role in document["roles"] for acl in role["acls"])
+    assert not any(acl["topic"] == "#" and acl["allow"] for role in document["roles"] for acl in role["acls"])
 
 
 def test_no_secret_is_in_the_file() -> None:
@@ -68,7 +68,7 @@ def test_no_secret_is_in_the_file() -> None:
 
 def test_who_may_subscribe_may_unsubscribe() -> None:
     (role,) = [r for r in bootstrap.bootstrap_document(RING, OLD)["roles"] if r["rolename"] == "svc:ingest"]
-    rules = {(acl["acltype"], acl["topic"]) for acl in role["acls"]}
+    rules = {(acl["acltype"], acl["topic"]) for acl in role["acls"] if acl["allow"]}
     subscribed = {topic for kind, topic in rules if kind == "subscribePattern"}
     assert subscribed
     assert {topic for kind, topic in rules if kind == "unsubscribePattern"} == subscribed

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from outrider.access import rights, seed
-from outrider.access.keys import KeyRing
-from outrider.access.rights import Acl
+from outrider.access.keys import KeyRing, fingerprint
+from outrider.access.rights import Acl, role_document
 from outrider.access.secrets import service_password
 
 Version = tuple[int, int, int]
@@ -33,17 +33,20 @@ SALT_BYTES = 12
 HASH_BYTES = 64
 SERVICE_PREFIX = "svc:"
 DEFAULT_ACCESS = {"publishClientSend": False, "publishClientReceive": False, "subscribe": False, "unsubscribe": False}
-_UNSUBSCRIBE = {"subscribeLiteral": "unsubscribeLiteral", "subscribePattern": "unsubscribePattern"}
 
 
 @dataclass(frozen=True)
 class Account:
-    """An account that is in the file from the start, with a role of its own name; `client_id` None: any."""
+    """An account that is in the file from the start, with a role of its own name; `client_id` None: any.
+
+    `fingerprint` tells the registry that its password is the right one (`keys.fingerprint`).
+    """
 
     username: str
     password: str
     acls: tuple[Acl, ...]
     client_id: str | None = None
+    fingerprint: str = ""
 
 
 def username_of(service: str) -> str:
@@ -59,9 +62,19 @@ def services() -> list[str]:
 def service_accounts(keys: KeyRing) -> list[Account]:
     """The accounts of all services, each with its derived password and its own rights."""
     return [
-        Account(username_of(service), service_password(keys, service), rights.service_role(service))
+        Account(
+            username_of(service),
+            service_password(keys, service),
+            rights.service_role(service),
+            fingerprint=service_fingerprint(keys, service),
+        )
         for service in services()
     ]
+
+
+def service_fingerprint(keys: KeyRing, service: str) -> str:
+    """What tells a service's password from another one."""
+    return fingerprint(service_password(keys, service), 1, keys.ids[-1])
 
 
 def bootstrap_document(keys: KeyRing, version: Version, extra_accounts: Iterable[Account] = ()) -> dict[str, Any]:
@@ -101,17 +114,6 @@ def write_seed(path: Path, keys: KeyRing, version: Version, extra_accounts: Iter
     seed.write(str(path), json.dumps(bootstrap_document(keys, version, extra_accounts)))
 
 
-def role_document(name: str, acls: Sequence[Acl]) -> dict[str, Any]:
-    """A role as the plugin's file and its `createRole` take it. Who may subscribe may unsubscribe."""
-    return {"rolename": name, "acls": [entry for acl in acls for entry in acl_documents(acl)]}
-
-
-def acl_documents(acl: Acl) -> list[dict[str, Any]]:
-    """One rule as the plugin takes it; with a right to subscribe comes the one to unsubscribe, which a retiring slot needs."""
-    kinds = [acl.kind, _UNSUBSCRIBE[acl.kind]] if acl.kind in _UNSUBSCRIBE and acl.allow else [acl.kind]
-    return [{"acltype": kind, "topic": acl.topic, "priority": acl.priority, "allow": acl.allow} for kind in kinds]
-
-
 def hash_password(password: str, salt: bytes | None = None) -> dict[str, Any]:
     """The plugin's three fields of a password, as every version reads them: PBKDF2 (RFC 8018) with SHA-512."""
     salt = os.urandom(SALT_BYTES) if salt is None else salt
@@ -146,6 +148,8 @@ def _client(account: Account, version: Version) -> dict[str, Any]:
     client: dict[str, Any] = {"username": account.username}
     if account.client_id is not None:
         client["clientid"] = account.client_id
+    if account.fingerprint:
+        client["textname"] = account.fingerprint
     client["roles"] = [{"rolename": account.username}]
     return client | hash_password(account.password)
 
@@ -173,6 +177,7 @@ def _is_good(client: dict[str, Any], account: Account, version: Version) -> bool
         _readable(client, version)
         and not client.get("disabled")
         and client.get("clientid") == account.client_id
+        and client.get("textname", "") == account.fingerprint
         and [role.get("rolename") for role in client.get("roles", [])] == [account.username]
         and password_matches(client, account.password)
     )

@@ -134,6 +134,11 @@ def verifier(secret: str | bytes) -> bytes:
     return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).digest()
 
 
+def fingerprint(secret: str, generation: int, key_id: str) -> str:
+    """A short text to tell whether a password that cannot be read back is this one: `generation.key id.digest`."""
+    return f"{generation}.{key_id}.{verifier(secret).hex()[:12]}"
+
+
 def matches(secret: str, expected: bytes) -> bool:
     """True if this is the secret behind a verifier; takes the same time either way."""
     return hmac.compare_digest(verifier(secret), expected)

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 from outrider.access import rights
-from outrider.access.bootstrap import role_document
 from outrider.access.secrets import device_secret
 from outrider.runtime.mqtt import Delivery
 from outrider.servers import Mosquitto
@@ -26,7 +25,7 @@ async def add_device(broker: Mosquitto, device: str, tenant: str = "demo") -> st
     account["password"] = device_secret(broker.keys, device, 1)
     commands = [account]
     if broker.program.version >= (2, 1, 0):  # 2.0 takes the rights of devices from its acl_file
-        commands.insert(0, {"command": "createRole", **role_document(role, rights.tenant_role(tenant))})
+        commands.insert(0, {"command": "createRole", **rights.role_document(role, rights.tenant_role(tenant))})
         account["roles"] = [{"rolename": role}]
     for answer in await control(broker, commands):
         assert answer.get("error") in (None, "Role already exists"), answer
