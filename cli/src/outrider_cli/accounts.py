@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
+from cryptography import x509
 
+from outrider.access import authority
 from outrider.access import keys as access_keys
 from outrider.access.bootstrap import username_of
 from outrider.access.keys import FILE_VARIABLE, KEY_VARIABLE, KeyRing
@@ -24,6 +28,10 @@ from outrider.servers import Mosquitto, ports
 DEVICE_MQTT_VARIABLE = "OUTRIDER_DEVICE_MQTT_URL"
 KEY_FILE = "master.key"
 TOOLS = "tools"
+VIEWER = "viewer"
+"""The person whose read-only login at the broker is printed."""
+HOSTS = ("localhost", "127.0.0.1")
+"""Names in the certificate of the embedded broker, which listens on loopback only."""
 CONSOLE_PORT = 8080
 """The console's port where it is free; else another one, kept from then on."""
 BOOTSTRAP_S = 60
@@ -68,7 +76,29 @@ def doors(mosquitto: Mosquitto | None, given: str | None, keys: KeyRing, service
         devices = os.environ.get(DEVICE_MQTT_VARIABLE) or without_account(given)
         return Doors(service_url(given, TOOLS, keys), urls, devices)
     urls = {service: mosquitto.url_of(service) for service in services}
-    return Doors(mosquitto.url_of(TOOLS), urls, mosquitto.device_url)
+    tls, certificate = mosquitto.device_tls_port, mosquitto.device_cert_port
+    host = "mqtts://127.0.0.1"
+    return Doors(mosquitto.url_of(TOOLS), urls, mosquitto.device_url, f"{host}:{tls}", f"{host}:{certificate}")
+
+
+def tls_folder(data_dir: Path, keys: KeyRing) -> Path:
+    """The folder with the certificate of the embedded broker and what its devices need to trust it; made or renewed.
+
+    Certificates that the registry has revoked stay revoked.
+    """
+    folder = data_dir / "tls"
+    revoked = [(serial, datetime.now(UTC)) for serial in _revoked(folder / authority.CRL_FILE)]
+    authority.write_tls_folder(folder, keys, HOSTS, revoked)
+    return folder
+
+
+def _revoked(path: Path) -> Iterator[str]:
+    """Serial numbers, hex, in a file of revocation lists."""
+    end = b"-----END X509 CRL-----\n"
+    content = path.read_bytes() if path.exists() else b""
+    for part in content.split(end)[:-1]:
+        with contextlib.suppress(ValueError):
+            yield from (f"{entry.serial_number:x}" for entry in x509.load_pem_x509_crl(part + end))
 
 
 def service_url(url: str, service: str, keys: KeyRing) -> str:
@@ -105,7 +135,7 @@ def bootstrap(environment: Mapping[str, str]) -> dict[str, Any]:
 
     `environment` is that of a registry. Raises CannotBootstrap.
     """
-    command = [sys.executable, "-m", "outrider_registry.bootstrap"]
+    command = [sys.executable, "-m", "outrider_registry.bootstrap", "--viewer", VIEWER]
     try:
         done = subprocess.run(
             command,

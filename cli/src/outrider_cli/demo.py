@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+import webbrowser
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 import orjson
@@ -19,6 +20,7 @@ from rich.markup import escape
 
 from outrider.runtime.errors import OutriderError
 from outrider.servers import ServerError, base
+from outrider_cli.accounts import DEVICE_MQTT_VARIABLE
 from outrider_cli.demo_data import VEHICLES_SHOWN, SimLines, Watch
 from outrider_cli.demo_view import one_line, screen
 from outrider_cli.platform import Platform, PlatformError
@@ -33,8 +35,9 @@ DRAIN_S = 15.0
 
 HELP = """Show everything at work: broker, database, services and a simulated fleet, on this machine.
 
-Recorded cars drive as if it were now; what the table shows comes back out of the database. The broker listens on
-loopback only and asks nobody for a password. Ctrl-C ends everything; the data stays, the next run continues.
+Recorded cars drive as if it were now; what the table shows comes back out of the database. Every device is registered
+and connects as itself. The console opens in a browser where there is a display; the printed link signs you in, once.
+Ctrl-C ends everything; the data stays, the next run continues.
 
 Examples:
 
@@ -50,6 +53,10 @@ def demo(
     devices: Annotated[int, typer.Option(min=0, help="Vehicles that replay recorded drives.")] = 50,
     sensors: Annotated[int, typer.Option(min=0, help="Sensors and servers.")] = 50,
     duration: Annotated[float, typer.Option(min=0, help="Seconds; 0: until Ctrl-C.")] = 0,
+    browser: Annotated[
+        bool | None,
+        typer.Option("--browser/--no-browser", help="Open the console; by default where there is a display."),
+    ] = None,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
     """Run the platform with a simulated fleet and a live view."""
@@ -77,6 +84,8 @@ def demo(
         console.print(f"Ready after {time.monotonic() - begin_s:.1f} s.")
         sim = _start_sim(platform, devices, sensors, duration)
         lines = SimLines(sim)
+        if can_show(os.environ, sys.stdout.isatty()) if browser is None else browser:
+            webbrowser.open(platform.state.sign_in_link or platform.state.console_url)
         failure = _show(console, platform, lines, devices, troubles)
         console.print("Stopping; once more to kill …")
     except Stopped:
@@ -94,7 +103,8 @@ def demo(
 
 
 def _start_sim(platform: Platform, devices: int, sensors: int, duration_s: float) -> subprocess.Popen[bytes]:
-    argv = [sys.executable, "-m", "outrider_cli.main", "sim", "--url", platform.state.mqtt_url, "--json"]
+    argv = [sys.executable, "-m", "outrider_cli.main", "sim", "--data", str(platform.data_dir), "--json"]
+    argv += ["--tenant", platform.state.tenant]
     argv += ["--devices", str(devices + sensors), "--sensors", str(sensors), "--duration", str(duration_s)]
     argv += ["--drain", str(DRAIN_S), "--report-every", str(LOOK_S)]
     # Its own session: Ctrl-C in the terminal reaches only us. The launcher ends it should we be killed.
@@ -103,8 +113,15 @@ def _start_sim(platform: Platform, devices: int, sensors: int, duration_s: float
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={name: value for name, value in os.environ.items() if name != DEVICE_MQTT_VARIABLE}
+        | {"PYTHONUNBUFFERED": "1"},
     )
+
+
+def can_show(environment: Mapping[str, str], is_terminal: bool) -> bool:
+    """True if a browser window would appear before the person who looks at this terminal."""
+    far = any(environment.get(name) for name in ("SSH_CONNECTION", "SSH_TTY", "CI"))
+    return is_terminal and not far and any(environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _show(console: Console, platform: Platform, lines: SimLines, vehicles: int, troubles: deque[str]) -> str:

@@ -175,13 +175,16 @@ class Platform:
             )
             names.append(name)
             process = self._new_process(service, name, is_first=number == 0)
+            self.state.services = {**self.state.services, name: process}
+            self._note_console()
+            if service == REGISTRY and not self.state.api_token:
+                self._make_first_accounts()
             if name not in known:
                 self._supervised.add_program(Program(name, [sys.executable, "-m", package], process.log, order=901))
                 if self._followers is not None:
                     self._followers.add(name, process.log)
             self._supervised.write_environment(name, self._environment_of(name, process))
             self._supervised.start_program(name)
-            self.state.services = {**self.state.services, name: process}
         self._note_console()
         self.state.save()
 
@@ -266,6 +269,8 @@ class Platform:
         for name in ("logs", "run"):
             (self.data_dir / name).mkdir(exist_ok=True, mode=0o700)
         shutil.rmtree(self.data_dir / SCALE_FOLDER, ignore_errors=True)
+        if not self._mqtt_url:
+            self._tls_folder = accounts.tls_folder(self.data_dir, self.keys)
         servers, mosquitto, postgres = self._embedded_servers()
         supervision.end_leftovers(self.data_dir)
         programs = []
@@ -339,8 +344,10 @@ class Platform:
         state = self.state
         process = next(process for process in state.services.values() if process.service == REGISTRY)
         made = accounts.bootstrap(self._environment_of(REGISTRY, process))
-        state.tenant, state.api_token, state.sign_in_link = made["tenant"], made["token"], made["link"]
-        state.broker_login = BrokerLogin(**made["broker_login"])
+        state.tenant, state.api_token = made["tenant"], made["token"]
+        state.sign_in_link = state.console_url + made["admin"]["path"]
+        viewer = made["viewer"]
+        state.broker_login = BrokerLogin(username=viewer["username"], password=viewer["password"])
         if count := accounts.unregistered(state.database_url):
             state.notes.append(
                 f"{count:,} devices in the database are not registered, so the broker refuses them: `outrider device adopt`"
@@ -389,6 +396,7 @@ class Platform:
                     {FILE_VARIABLE: str(self._key_file)} if self._key_file else {KEY_VARIABLE: os.environ[KEY_VARIABLE]}
                 ),
                 **({"OUTRIDER_DYNSEC_FILE": str(self._mosquitto.dynsec_file)} if self._mosquitto else {}),
+                **({"OUTRIDER_TLS_FOLDER": str(self._tls_folder)} if self._tls_folder else {}),
             }
         return environment
 

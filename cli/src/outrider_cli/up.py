@@ -158,8 +158,9 @@ def status(
         table.add_row(name, shown, str(one.pid or ""), up_for, str(process.http_port or ""), _readiness(process, runs))
     console = Console(highlight=False)
     console.print(table)
+    since = f"since {state.started_at.astimezone():%Y-%m-%d %H:%M:%S}"
     console.print(
-        f"\nbroker {state.mqtt_url}   since {state.started_at.astimezone():%Y-%m-%d %H:%M:%S}   {state.data_dir}"
+        f"\nconsole {state.console_url or 'none'}   devices {state.device_mqtt_url}   {since}   {state.data_dir}"
     )
 
 
@@ -235,33 +236,46 @@ def own_command() -> str:
 
 
 def summary(state: State) -> str:
-    """What runs and where, and what to try next, as rich markup."""
+    """What runs and where, how to sign in, and what to try next, as rich markup. Holds the person's broker password."""
     versions = " · ".join(f"{name} {version}" for name, version in state.versions.items())
-    mqtt = urlsplit(state.mqtt_url)
     database = urlsplit(state.database_url)
     rows = [
-        ("broker", state.mqtt_url),
+        ("console", state.console_url or "none: `outrider scale registry=1` starts it"),
+        *([("sign in, once", state.sign_in_link)] if state.sign_in_link else []),
+        ("devices connect to", " ".join(filter(None, (state.device_mqtt_url, state.device_tls_url)))),
         ("database", f"postgresql://{database.hostname}:{database.port or 5432}{database.path}"),
         *((name, f"http://127.0.0.1:{process.http_port}/metrics") for name, process in state.services.items()),
         ("data", f"{state.data_dir} (logs in {state.data_dir / 'logs'})"),
         *(("note", note) for note in state.notes),
     ]
-    own_client = state.data_dir / "bin" / "mosquitto_sub"
-    mosquitto_sub = _short(own_client) if own_client.exists() else "mosquitto_sub"
-    mosquitto_pub = _short(own_client.with_name("mosquitto_pub")) if own_client.exists() else "mosquitto_pub"
-    where = f"-h {mqtt.hostname} -p {mqtt.port or 1883}"
     option = "" if state.data_dir == DEFAULT_DATA.absolute() else f" --data {_short(state.data_dir)}"
+    outrider = own_command()
     commands = [
-        f"{mosquitto_sub} {where} -t 'fleet/#' -v",
-        f"{mosquitto_pub} {where} -q 1 -t fleet/v1/demo/hand-1/telemetry -m '{{\"temp_c\":21.5}}'",
-        f"{own_command()} query{option} hand-1",
-        f"{own_command()} doctor{option}",
+        *_look(state),
+        f"{outrider} device enrol{option}",
+        f"{outrider} device create{option} hand-1",
+        f"{outrider} query{option} hand-1",
+        f"{outrider} doctor{option}",
     ]
     lines = [f"[bold green]Outrider runs[/] ({escape(versions)})"]
-    lines += [f"  [dim]{escape(name):<18}[/]{escape(value)}" for name, value in rows]
-    lines += ["Try in another terminal:", *(f"  [bold]{escape(command)}[/]" for command in commands)]
+    lines += [f"  [dim]{escape(name):<19}[/]{escape(value)}" for name, value in rows]
+    lines += [
+        "Try in another terminal (read-only; a claim and what to do with it; a secret and how to send with it; …):"
+    ]
+    lines += [f"  [bold]{escape(command)}[/]" for command in commands]
     lines += ["Ctrl-C stops everything; the data stays."]
     return "\n".join(lines)
+
+
+def _look(state: State) -> list[str]:
+    """The command that shows everything at the broker, as a person who may only look."""
+    if state.broker_login is None:
+        return []
+    own_client = state.data_dir / "bin" / "mosquitto_sub"
+    client = _short(own_client) if own_client.exists() else "mosquitto_sub"
+    mqtt = urlsplit(state.device_mqtt_url)
+    login = f"-u {state.broker_login.username} -P {state.broker_login.password}"
+    return [f"{client} -h {mqtt.hostname} -p {mqtt.port or 1883} {login} -t 'fleet/#' -v"]
 
 
 def fail(message: str) -> NoReturn:
