@@ -12,7 +12,7 @@ from outrider.contract.reasons import Reason
 from outrider.runtime import rejects
 from outrider.runtime.errors import NotStored
 from outrider_registry.context import Registry
-from outrider_registry.control import admission
+from outrider_registry.control import admission, revocations
 from outrider_registry.control.message import Message
 from outrider_registry.leader import EVERYTHING, Changes, Duty
 from outrider_registry.store import audit, credentials
@@ -68,11 +68,12 @@ def _devices(messages: Sequence[Message]) -> list[str]:
 
 
 def duties(registry: Registry) -> list[Duty]:
-    """What the leader does about secrets."""
+    """What the leader does about secrets and certificates."""
     return [
         ("credential delivery", ("device", "presence"), lambda changes: _deliver(registry, changes)),
         ("credential rotation", (), lambda changes: _rotate(registry, changes)),
         ("credential use", ("presence",), lambda changes: _note_use(registry, changes)),
+        *revocations.duties(registry),
     ]
 
 
