@@ -24,6 +24,8 @@ EVERYTHING = "*"
 """Anything may have changed: read it all again."""
 _LOCK = 7_305_412
 _ALIVE_S = 5.0
+_SETTLED_S = 2.0
+"""A duty that was interrupted and works for so long again has no problem any more."""
 
 
 class Changes:
@@ -129,12 +131,20 @@ class Leader:
 
     async def _do(self, name: str, changes: Changes, work: Callable[[Changes], Awaitable[None]]) -> None:
         backoff = Backoff()
+
+        def settled() -> None:
+            self._problems.pop(name, None)
+            backoff.reset()
+
         while True:
+            timer = asyncio.get_running_loop().call_later(_SETTLED_S, settled)
             try:
                 await work(changes)
                 return
             except Transient as error:
                 self._problems[name] = str(error)
                 log.warning("duty_interrupted", extra={"duty": name, "reason": str(error)})
-                await asyncio.sleep(backoff.next_s())
-                changes.tell(EVERYTHING)
+            finally:
+                timer.cancel()
+            await asyncio.sleep(backoff.next_s())
+            changes.tell(EVERYTHING)
