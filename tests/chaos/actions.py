@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import signal
 import time
+from pathlib import Path
 
+from outrider.access import seed
 from tests.chaos.devices import KEEPALIVE_S
 from tests.chaos.stage import Stage, signal_to
 from tests.chaos.timeline import Action
 
 HANG_S = 1.5 * KEEPALIVE_S
 """The longest a device may not notice, or not mend, a dead link while the broker can be reached."""
+RESTORED_S = 60.0
+"""How long the broker may be without identities that it lost."""
+WAYS_TO_LOSE = ("deleted", "emptied", "cut off")
 TAKEN_OVER_S = 9.0
 """When the slots of a stopped process must have gone to another: a lease of 6 s, and the next round of whoever takes it."""
 
@@ -84,6 +91,57 @@ def wipe_broker() -> Action:
             stage.forget_sessions()
 
     return Action("restart mosquitto with an empty persistence folder", run)
+
+
+def lose_identities(how: str, *, and_kill: bool) -> Action:
+    """The broker's file of accounts is lost under load, with or without a kill -9 of the broker; nobody touches a device.
+
+    Without the accounts it starts with the services' alone and lets no device in: the registry puts them back. All of it
+    within `RESTORED_S`.
+    """
+
+    async def run(stage: Stage) -> None:
+        began_s = time.monotonic()
+        path = stage.accounts_file()
+        damage(path, how)
+        stage.counts["identities lost"] += 1
+        if and_kill:
+            await stage.kill("mosquitto")
+            online_s = await _devices_back(stage, began_s)
+            stage.note_worst("devices back after the broker lost its identities", online_s - began_s)
+        devices = {device.name for device in stage.fleet.devices}
+        while not devices <= _accounts_in(path):
+            assert time.monotonic() < began_s + RESTORED_S, f"{path.name} does not have all devices again"
+            await asyncio.sleep(0.2)
+        stage.note_worst("the broker's file of identities whole again", time.monotonic() - began_s)
+
+    return Action(f"the broker's identities {how}" + (", and kill -9 mosquitto" if and_kill else ""), run)
+
+
+def damage(path: Path, how: str) -> None:
+    """Deletes, empties or cuts off a file."""
+    if how == "deleted":
+        path.unlink(missing_ok=True)
+    elif how == "emptied":
+        path.write_text("")
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _accounts_in(path: Path) -> set[str]:
+    with contextlib.suppress(OSError, ValueError):
+        return set(seed.usernames(json.loads(path.read_bytes())))
+    return set()
+
+
+async def _devices_back(stage: Stage, since_s: float) -> float:
+    """When the last device was online again (monotonic). Raises AssertionError if one is not within `RESTORED_S`."""
+    devices = stage.fleet.devices
+    while not all(device.connected and device.last_online_s > since_s for device in devices):
+        away = sum(not (device.connected and device.last_online_s > since_s) for device in devices)
+        assert time.monotonic() < since_s + RESTORED_S, f"{away} devices are not back after {RESTORED_S:.0f} s"
+        await asyncio.sleep(0.05)
+    return max(device.last_online_s for device in devices)
 
 
 def cut(share: float = 1.0) -> Action:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ from tests.chaos.book import Book
 from tests.chaos.devices import Device, Load
 from tests.chaos.kinds import Malformed, Reused, Unnumbered, plan
 from tests.chaos.proxy import Proxy
+from tests.identities import login
 
 RECONNECT_EVERY_S = 5.0
 """While a round settles, devices that wait for acks reconnect so often: waiting for the 30 s of a resend is no test."""
@@ -19,17 +20,23 @@ HOUR_S, DAY_S = 3_600, 86_400
 OF_2099_S = 4_070_908_800
 
 
-class Fleet:
-    """`count` devices of all kinds; `network` lies between them and the broker."""
+def names(count: int) -> list[str]:
+    """Of the devices of a fleet of this size, in order."""
+    return [f"{kind.kind}-{number}" for number, kind in enumerate(plan(count))]
 
-    def __init__(self, book: Book, *, count: int, load: Load, seed: int, mqtt_url: str) -> None:
-        address = urlsplit(mqtt_url)
+
+class Fleet:
+    """Devices of all kinds, one for each of the `secrets` (name → secret, of `names()`); `network` lies between them and
+    the broker's door for devices."""
+
+    def __init__(self, book: Book, *, secrets: Mapping[str, str], load: Load, seed: int, device_url: str) -> None:
+        address = urlsplit(device_url)
         self.book = book
         self.network = Proxy(address.hostname or "127.0.0.1", address.port or 1883, seed=seed)
         self.random = Random(seed)
         self.devices: list[Device] = [
-            kind(f"{kind.kind}-{number}", book, load, Random(f"{seed} {number}"), self.url)
-            for number, kind in enumerate(plan(count))
+            kind(name, book, load, Random(f"{seed} {number}"), self._url(name, secret))
+            for number, (kind, (name, secret)) in enumerate(zip(plan(len(secrets)), secrets.items(), strict=True))
         ]
         self._tasks: list[asyncio.Task[None]] = []
         self._clock_jumps = 0
@@ -116,6 +123,6 @@ class Fleet:
         for device in self.devices:
             device.jump_clock(0)
 
-    def url(self) -> str:
-        """Where devices find the broker: through the bad network."""
-        return f"mqtt://127.0.0.1:{self.network.port}"
+    def _url(self, device: str, secret: str) -> Callable[[], str]:
+        """Where a device finds the broker: through the bad network, whose port is known once it is there."""
+        return lambda: login(f"mqtt://127.0.0.1:{self.network.port}", device, secret)

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from outrider.device.messages import Document, Outgoing
+from outrider.device.messages import Document
 from tests.chaos import malformed
 from tests.chaos.book import UNNUMBERED, Entry
 from tests.chaos.devices import Device, clock_refusals
@@ -144,15 +144,11 @@ class Malformed(Device):
     kind = "malformed"
     has_clock = False
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._topics: dict[tuple[str, int, int | None], str] = {}
-
     def produce(self) -> None:
         """The next kind of bad message."""
         bad = malformed.KINDS[self._random.randrange(len(malformed.KINDS))]
         number, ts = self._book.next_number, self.wall_ms()
-        entry = self._hold(
+        self._hold(
             "telemetry",
             bad.rows,
             {},
@@ -161,12 +157,6 @@ class Malformed(Device):
             refusals=frozenset({bad.reason} - {""}),
             rows_if_refused=bad.rows,
         )
-        if bad.topic is not None:
-            self._topics["telemetry", entry.boot, entry.seq] = bad.topic(self._topic["telemetry"])
-
-    def topic_of(self, out: Outgoing) -> str:
-        """A bad topic for messages of that kind."""
-        return self._topics.get((out.stream, out.boot, out.seq)) or super().topic_of(out)
 
 
 PATTERN = (Device, Clockless, Pairs, Device, Unnumbered, Clockless, Malformed, Device, Anchored, Reused)

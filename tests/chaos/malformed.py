@@ -15,19 +15,17 @@ Make = Callable[[int, int, int, int], bytes]
 MANY = 100
 """Good samples around one poison value."""
 BOMB_BYTES = 64_000_000
-TOPIC_MAX_BYTES = 65_535
 
 
 @dataclass(frozen=True)
 class Bad:
     """A kind of bad message. `rows`: samples `m0` … of it that are good and must be stored; `reason`: "" where nothing
-    is refused; `topic`: where it is published, made from the device's own topic."""
+    is refused."""
 
     name: str
     reason: str
     payload: Make
     rows: int = 0
-    topic: Callable[[str], str] | None = None
 
 
 def _head(boot: int, seq: int, ts: int) -> str:
@@ -67,11 +65,6 @@ def _unknown_dictionary(boot: int, seq: int, ts: int, number: int) -> bytes:
     return b"\x28\xb5\x2f\xfd\x03\x50" + 0x7FFF_FFFE.to_bytes(4, "little") + str(number).encode()
 
 
-def _long_topic(own: str) -> str:
-    # A second level behind it: one alone would be a metric, and metrics by topic are unnumbered and not acknowledged.
-    return f"{own}/{'a' * (TOPIC_MAX_BYTES - len(own) - 3)}/b"
-
-
 KINDS: tuple[Bad, ...] = (
     Bad("cut JSON", "not_json", lambda b, s, t, n: f'{_head(b, s, t)},"m0":{n}'.encode()),
     Bad("NaN", "not_json", _with('"m0":@,"x":NaN')),
@@ -100,12 +93,6 @@ KINDS: tuple[Bad, ...] = (
     Bad("5,100 samples", "too_many_samples", _with('"m0":@,' + ",".join(f'"x{i}":1' for i in range(5_100)))),
     # of equal keys the last counts, and nothing is wrong
     Bad("duplicate keys", "", _with('"m0":0,"m0":-1,"m0":@'), rows=1),
-    Bad(
-        "topic level of 64 KiB",
-        "bad_name",
-        _with('"m0":@'),
-        topic=_long_topic,
-    ),
 )
 """Row 46 of the fault list and the malformed messages of the acceptance. Each payload holds its number, so no two have
 one digest."""

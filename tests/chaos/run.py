@@ -16,12 +16,13 @@ from outrider_cli import supervision
 from outrider_cli.platform import Platform, PlatformError
 from tests.chaos import ledger
 from tests.chaos.book import Book
-from tests.chaos.devices import Load
-from tests.chaos.fleet import Fleet
+from tests.chaos.devices import TENANT, Load
+from tests.chaos.fleet import Fleet, names
 from tests.chaos.judge import Findings
 from tests.chaos.stage import Stage
 from tests.chaos.timeline import Scenario
 from tests.chaos.watch import Watch
+from tests.identities import register
 
 SETTLE_S = 90.0
 SERVED_S = 60.0
@@ -106,7 +107,7 @@ async def run(
     """
     began_s = time.monotonic()
     result = Result(options.seed)
-    platform = Platform(options.folder, environment=options.environment)
+    platform = Platform(options.folder, environment=options.environment, test_account=True)
     try:
         await asyncio.to_thread(platform.start)
         await asyncio.to_thread(platform.wait_ready, 120)
@@ -132,8 +133,10 @@ async def _rounds(
     on_round: Callable[[int, Round], None],
 ) -> None:
     book = Book()
-    url = platform.state.mqtt_url
-    fleet = Fleet(book, count=options.devices, load=options.load, seed=options.seed, mqtt_url=url)
+    state = platform.state
+    secrets = await asyncio.to_thread(register, state.database_url, platform.keys, TENANT, names(options.devices))
+    url = state.device_mqtt_url
+    fleet = Fleet(book, secrets=secrets, load=options.load, seed=options.seed, device_url=url)
     stage = Stage(platform, fleet, Random(options.seed))
     watch = await asyncio.to_thread(Watch, platform, lambda: stage.away > 0)
     beside = [asyncio.create_task(watch.run(), name="watch"), asyncio.create_task(_ticks(on_tick, book), name="ticks")]

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from random import Random
 
 from tests.chaos.actions import (
+    WAYS_TO_LOSE,
     bad_network,
     cut,
     flap,
     freeze,
     half_open,
     kill,
+    lose_identities,
     outage,
     reboot,
     reconnect_all,
@@ -43,12 +45,13 @@ from tests.chaos.traffic import (
     flood,
     flood_past_quota,
     limit_queues,
+    long_topic,
     poison_bus,
     poison_row,
     stalled_group,
 )
 
-SERVICES = ("ingest", "writer-timeseries", "writer-logs")
+SERVICES = ("ingest", "writer-timeseries", "writer-logs", "registry")
 WRITER = "writer-timeseries"
 
 
@@ -63,6 +66,20 @@ def wiped_broker(random: Random) -> Scenario:
     """Row 2."""
     steps = [at(random.uniform(1, 3), wipe_broker()), at(random.uniform(5, 7), wipe_broker())]
     return Scenario("broker-forgets-everything", faults=[2], steps=steps)
+
+
+def lost_identities(random: Random) -> Scenario:
+    """Row 3."""
+    ways = random.sample(WAYS_TO_LOSE, 2)
+    return Scenario(
+        "broker-loses-its-identities",
+        faults=[3],
+        steps=[
+            at(random.uniform(1, 2), lose_identities(ways[0], and_kill=True)),
+            at(10, lose_identities("deleted", and_kill=False)),
+            at(20, lose_identities(ways[1], and_kill=True)),
+        ],
+    )
 
 
 def kill_writer(random: Random) -> Scenario:
@@ -120,6 +137,7 @@ def bad_input(random: Random) -> Scenario:
         at(0.5, flood(1_001)),
         at(1, flood_past_quota(1_001, room=500)),
         at(1.5, deep_topic(32_000)),
+        at(1.7, long_topic(65_535)),
         at(2, poison_bus(5)),
         at(random.uniform(3, 5), poison_row(5_000)),
     ]
@@ -232,6 +250,7 @@ def undisturbed(random: Random) -> Scenario:
 DRAWS: tuple[Draw, ...] = (
     kill_broker,
     wiped_broker,
+    lost_identities,
     kill_writer,
     kill_anything,
     graceful,

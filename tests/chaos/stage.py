@@ -11,8 +11,9 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,6 +26,7 @@ from outrider_cli import supervision
 from outrider_cli.platform import Platform
 from tests.chaos.fleet import Fleet
 from tests.chaos.proxy import Proxy
+from tests.identities import register
 
 WRITABLE = "-c default_transaction_read_only=off"
 SEEN_S = 1.0
@@ -209,16 +211,33 @@ class Stage:
             await asyncio.to_thread(self.platform.wait_ready, 60)
         return self._replies[service]
 
+    async def register(self, tenant: str, devices: Sequence[str]) -> dict[str, str]:
+        """Registers devices; their secrets."""
+        return await asyncio.to_thread(register, self.admin_url, self.platform.keys, tenant, devices)
+
+    def accounts_file(self) -> Path:
+        """The broker's identities, as its plugin keeps them."""
+        return self.platform.data_dir / "mosquitto" / "dynamic-security.json"
+
     async def client(
-        self, client_id: str, on_delivery: Callable[[Delivery], None] = lambda _: None, **options: object
+        self,
+        client_id: str,
+        on_delivery: Callable[[Delivery], None] = lambda _: None,
+        *,
+        url: str = "",
+        timeout_s: float = 10.0,
+        **options: object,
     ) -> Connection:
-        """A connection straight to the broker. Raises AssertionError if there is none within 10 s."""
+        """A connection straight to the broker, which may do everything unless the `url` names another account.
+
+        Raises AssertionError if there is none within `timeout_s`.
+        """
         settings = {"clean_start": True, "session_expiry_s": 0, "receive_maximum": 100, **options}
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + timeout_s
         while True:
             with contextlib.suppress(Transient):
                 return await Connection.open(
-                    self.platform.state.mqtt_url,
+                    url or self.platform.test_url,
                     client_id,
                     on_delivery,
                     **settings,  # type: ignore[arg-type]

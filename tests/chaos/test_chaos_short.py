@@ -9,7 +9,7 @@ import pytest
 from outrider.servers import ServerError
 from outrider.testing.fixtures import unavailable
 from tests.chaos import report
-from tests.chaos.actions import cut, kill, reboot, reuse_boots, wipe_broker
+from tests.chaos.actions import RESTORED_S, cut, kill, lose_identities, reboot, reuse_boots, wipe_broker
 from tests.chaos.database import lose_commit_replies
 from tests.chaos.devices import Load
 from tests.chaos.run import Options, run
@@ -41,6 +41,32 @@ INPUT = Scenario(
         at(2.5, clone_cards(2)),
     ],
 )
+LOST = Scenario(
+    "broker-loses-its-identities",
+    faults=[3],
+    steps=[
+        at(1, lose_identities("deleted", and_kill=True)),
+        at(6, lose_identities("emptied", and_kill=False)),
+        at(11, lose_identities("cut off", and_kill=True)),
+    ],
+)
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+async def test_lost_identities_are_put_back_within_a_minute_and_no_device_is_touched(server_folder: Path) -> None:
+    options = Options(server_folder / "lost", SEED, devices=20, load=Load(5, 5))
+    try:
+        result = await run([LOST], options)
+    except ServerError as error:
+        unavailable("Mosquitto and PostgreSQL", error)
+    written = report.as_dict(result, "lost", options.devices)
+    assert result.clean, written
+    assert written["acked"] == written["in_ledger"] > 500
+    assert result.counts["identities lost"] == 3
+    assert 0 < result.worst["devices back after the broker lost its identities"] < RESTORED_S
+    assert 0 < result.worst["the broker's file of identities whole again"] < RESTORED_S
 
 
 @pytest.mark.servers

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import orjson
@@ -15,12 +16,13 @@ import orjson
 from outrider.contract import topics
 from outrider.contract.batch import BatchNumber, Header, Sample, Samples, encode_samples
 from outrider.device.acks import parse_ack
-from outrider.runtime.errors import ConnectionLost
+from outrider.runtime.errors import ConnectionLost, Transient
 from outrider.runtime.mqtt import Connection, Delivery
 from tests.chaos.book import Entry
 from tests.chaos.devices import TENANT, Device, Load, new_boot
 from tests.chaos.stage import Stage
 from tests.chaos.timeline import Action
+from tests.identities import login
 
 STALLED = "svc:stalled:0"
 DROPPED = "$SYS/broker/publish/messages/dropped"
@@ -90,6 +92,7 @@ def flood(count: int) -> Action:
         began_s = time.monotonic()
         # A device of its own, whose quota holds them all, and a tenant of its own, which the checker need not read.
         device = f"flood-{stage.random.getrandbits(32)}"
+        await stage.register("flood", [device])
         served = asyncio.create_task(_until_served(stage, began_s))
         payloads = (f"no JSON {n}".encode() for n in range(count))
         await _publish_all(stage, topics.TELEMETRY.name(tenant="flood", device=device), payloads)
@@ -111,6 +114,7 @@ def flood_past_quota(count: int, room: int) -> Action:
 
     async def run(stage: Stage) -> None:
         device = f"flood-{stage.random.getrandbits(32)}"
+        await stage.register("flood", [device])
         counted = "SELECT coalesce(sum(messages), 0)::bigint FROM rejected.overflow WHERE reason = 'not_json'"
         ((before,),) = await stage.admin(counted)
         assert isinstance(before, int)
@@ -148,6 +152,35 @@ def deep_topic(levels: int) -> Action:
         stage.counts["topic too deep"] += 1
 
     return Action(f"a topic of {levels:,} levels", run)
+
+
+def long_topic(chars: int) -> Action:
+    """A topic with a level of so many characters: a device may not publish there, and what comes there all the same is kept."""
+
+    async def run(stage: Stage) -> None:
+        device = f"long-{stage.random.getrandbits(32)}"
+        (secret,) = (await stage.register(TENANT, [device])).values()
+        own = topics.TELEMETRY.name(tenant=TENANT, device=device)
+        topic = f"{own}/{'a' * (chars - len(own) - 3)}/b"
+        url, refusal = login(stage.platform.state.device_mqtt_url, device, secret), ""
+        own_connection = await stage.client(device, url=url, timeout_s=60)
+        try:
+            await own_connection.publish(topic, b'{"m0":1}')
+        except Transient as error:
+            refusal = str(error)
+        finally:
+            await own_connection.close(end_session=True)
+        assert "not authorized" in refusal, f"the broker let a device publish beside its own topics {refusal}"
+        connection = await stage.client("long-topic")
+        try:
+            await connection.publish(topic, b'{"m0":1}')
+        finally:
+            await connection.close(end_session=True)
+        kept = f"SELECT count(*) FROM rejected.message WHERE device = '{device}' AND reason = 'bad_name'"
+        await stage.eventually(kept, 1, 20)
+        stage.counts["topic too long"] += 1
+
+    return Action(f"a topic level of {chars:,} characters", run)
 
 
 async def _until_served(stage: Stage, since_s: float) -> float:
@@ -260,11 +293,17 @@ def crowd(count: int) -> Action:
         assert files >= count + FILES_BESIDE, (
             f"{files} files may be open; `ulimit -n {count + FILES_BESIDE}` allows more"
         )
-        book, url = stage.fleet.book, stage.platform.state.mqtt_url
-        devices = [Device(f"crowd-{n}", book, Load(1, 1), Random(n), lambda: url) for n in range(count)]
+        book, url = stage.fleet.book, stage.platform.state.device_mqtt_url
+        registering_s = time.monotonic()
+        secrets = await stage.register(TENANT, [f"crowd-{n}" for n in range(count)])
+        devices = [
+            Device(name, book, Load(1, 1), Random(number), partial(login, url, name, secret))
+            for number, (name, secret) in enumerate(secrets.items())
+        ]
         running = [asyncio.create_task(device.run(), name=device.name) for device in devices]
         try:
             await _until_all(devices, lambda device: device.connected, 30 + count / 50)
+            stage.note_worst(f"{count:,} devices registered and online", time.monotonic() - registering_s)
             began_s = time.monotonic()
             for device in devices:
                 device.produce()
