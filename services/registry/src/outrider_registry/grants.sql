@@ -4,7 +4,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON registry.tenant, registry.account, regis
     registry.sign_in_link, registry.attempt, registry.device, registry.metric, registry.credential, registry.claim,
     registry.revoked_certificate, registry.configuration_key, registry.configuration, registry.shadow, registry.command,
     registry.emergency_stop, registry.presence, registry.presence_event, registry.chart, registry.idempotency TO {role};
-GRANT SELECT ON registry.audit TO {role};
+GRANT SELECT ON registry.audit, registry.audit_head TO {role};
 GRANT EXECUTE ON FUNCTION registry.sees, registry.audit_hash, registry.audit_append, registry.next_generation TO {role};
 -- Of other services' data it reads one tenant at a time, through views that show nothing where no tenant is set.
 DO $$
@@ -19,6 +19,9 @@ BEGIN
             EXECUTE format('GRANT SELECT ON %s TO {role}', view_);
         END IF;
     END LOOP;
+    IF to_regclass('telemetry.tenant_latest') IS NOT NULL THEN
+        GRANT EXECUTE ON FUNCTION telemetry.tenant_positions, telemetry.tenant_sparklines TO {role};
+    END IF;
 END $$;
 -- Rejected messages it marks and removes, one tenant's at a time.
 GRANT EXECUTE ON FUNCTION rejected.tenant_mark_replayed, rejected.tenant_purge TO {role};
