@@ -119,14 +119,15 @@ const EVENTS = ["latest", "presence", "shadow", "command", "fleet"];
 
 /**
  * Live events of one device, or with `null` of the whole fleet. `handlers` by event name get the parsed data; `up(connected)` is told
- * when the connection comes and goes. Reconnects by itself until the returned function is called.
+ * when the connection comes and goes. Reconnects by itself until the returned function is called. A page nobody sees has no
+ * connection: a browser keeps only a few for all its tabs.
  */
 export function live(device, handlers) {
   let source;
   let timer;
   let wait_ms = 1000;
-  let ended = false;
   const connect = () => {
+    if (document.hidden || source) return;
     source = new EventSource(BASE + withQuery("/live", { device }));
     source.onopen = () => {
       wait_ms = 1000;
@@ -134,7 +135,8 @@ export function live(device, handlers) {
     };
     source.onerror = () => {
       handlers.up?.(false);
-      if (source.readyState !== EventSource.CLOSED || ended) return; // the browser reconnects by itself
+      if (source?.readyState !== EventSource.CLOSED) return; // the browser reconnects by itself
+      source = undefined;
       timer = setTimeout(connect, wait_ms);
       wait_ms = Math.min(wait_ms * 2, 30000);
     };
@@ -142,10 +144,16 @@ export function live(device, handlers) {
       if (handlers[name]) source.addEventListener(name, (event) => handlers[name](JSON.parse(event.data)));
     }
   };
+  const disconnect = () => {
+    clearTimeout(timer);
+    source?.close();
+    source = undefined;
+  };
+  const turn = () => (document.hidden ? disconnect() : connect());
+  document.addEventListener("visibilitychange", turn);
   connect();
   return () => {
-    ended = true;
-    clearTimeout(timer);
-    source.close();
+    document.removeEventListener("visibilitychange", turn);
+    disconnect();
   };
 }

@@ -92,16 +92,10 @@ export function deviceLayer(L, onOpen) {
         else cells.set(key, [[x, y, device]]);
       }
       this.shown = [];
-      const points = [];
-      const crowds = [];
-      for (const cell of cells.values()) {
-        if (cell.length > CROWD && map.getZoom() < 15) crowds.push(crowdOf(cell));
-        else points.push(...cell);
-      }
+      const [crowds, points] = grouped([...cells.values()], map.getZoom() < 15);
       points.sort((a, b) => (ORDER[a[2].presence] ?? 0) - (ORDER[b[2].presence] ?? 0));
       const large = map.getZoom() >= 9;
       for (const [x, y, device] of points) this.point(context, x, y, device, large ? 6 : 4.5);
-      crowds.sort((a, b) => a.count - b.count);
       for (const crowd of crowds) this.crowd(context, crowd);
     },
 
@@ -138,7 +132,7 @@ export function deviceLayer(L, onOpen) {
     },
 
     crowd(context, crowd) {
-      const radius = 11 + Math.min(13, Math.log2(crowd.count) * 1.6);
+      const radius = radiusOf(crowd.count);
       context.beginPath();
       context.arc(crowd.x, crowd.y, radius, 0, 7);
       context.fillStyle = this.colours.crowd;
@@ -197,17 +191,41 @@ export function deviceLayer(L, onOpen) {
   return new Layer({ padding: 0.3 });
 }
 
-function crowdOf(cell) {
-  const states = {};
-  let x = 0;
-  let y = 0;
-  for (const [px, py, device] of cell) {
-    x += px;
-    y += py;
-    states[device.presence] = (states[device.presence] ?? 0) + 1;
+const radiusOf = (count) => 11 + Math.min(13, Math.log2(count) * 1.6);
+
+/** Cells that hold a crowd become circles, which take in what they would hide: smaller circles and single devices. */
+function grouped(cells, crowding) {
+  const crowds = [];
+  const points = [];
+  const near = (x, y, extra) => crowds.find((crowd) => Math.hypot(crowd.x - x, crowd.y - y) < radiusOf(crowd.count) + extra);
+  for (const cell of cells.sort((a, b) => b.length - a.length)) {
+    if (!crowding || cell.length <= CROWD) {
+      points.push(...cell);
+      continue;
+    }
+    const crowd = crowdOf(cell);
+    const larger = near(crowd.x, crowd.y, radiusOf(crowd.count) - 3);
+    if (larger) join(larger, cell);
+    else crowds.push(crowd);
   }
-  return {
-    x: x / cell.length, y: y / cell.length, count: cell.length, states,
-    bounds: (L) => L.latLngBounds(cell.map(([, , { lat, lon }]) => [lat, lon])),
+  return [crowds, points.filter(([x, y, device]) => {
+    const crowd = near(x, y, 0);
+    if (crowd) join(crowd, [[x, y, device]]);
+    return !crowd;
+  })];
+}
+
+function join(crowd, cell) {
+  crowd.cell.push(...cell);
+  crowd.count += cell.length;
+  for (const [, , { presence }] of cell) crowd.states[presence] = (crowd.states[presence] ?? 0) + 1;
+}
+
+function crowdOf(cell) {
+  const crowd = {
+    x: cell.reduce((sum, [x]) => sum + x, 0) / cell.length, y: cell.reduce((sum, [, y]) => sum + y, 0) / cell.length, count: 0, states: {}, cell: [],
+    bounds: (L) => L.latLngBounds(crowd.cell.map(([, , { lat, lon }]) => [lat, lon])),
   };
+  join(crowd, cell);
+  return crowd;
 }

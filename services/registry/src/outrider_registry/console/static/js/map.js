@@ -3,20 +3,14 @@ import { session } from "./api.js";
 import { colour, onTheme } from "./colours.js";
 import { asset, html, loadScript, loadStyle, useEffect, useRef, useState } from "./core.js";
 import { deviceLayer } from "./map-devices.js";
+import { groundLayer, outlinesOf } from "./map-ground.js";
 
 let outlines;
 
-/** Leaflet, and the outlines as GeoJSON; fetched once. */
+/** Leaflet, and the outlines; fetched once. */
 async function load() {
   await Promise.all([loadScript("../vendor/leaflet.js"), loadScript("../vendor/topojson.js"), loadStyle("../vendor/leaflet.css")]);
-  outlines ??= fetch(asset("vendor/countries.json")).then(async (response) => {
-    const topology = await response.json();
-    const { feature, mesh } = window.topojson;
-    return {
-      land: feature(topology, topology.objects.land),
-      borders: mesh(topology, topology.objects.countries, (a, b) => a !== b),
-    };
-  });
+  outlines ??= fetch(asset("vendor/countries.json")).then(async (response) => outlinesOf(window.L, await response.json()));
   return [window.L, await outlines];
 }
 
@@ -55,7 +49,9 @@ export function WorldMap({ devices, track, onOpen, control, height, fit = true, 
   useEffect(() => {
     if (!ready) return;
     parts.current.setDevices(devices ?? []);
-    if (fit && devices?.length && !parts.current.fitted && !track) parts.current.fit();
+    if (!fit || !devices?.length || parts.current.fitted || track) return;
+    parts.current.fit();
+    if (selected) parts.current.focus(selected);
   }, [ready, devices]);
   useEffect(() => {
     if (!ready) return;
@@ -72,17 +68,13 @@ export function WorldMap({ devices, track, onOpen, control, height, fit = true, 
 
 function build(L, world, element, onOpen) {
   const map = L.map(element, {
-    center: [25, 10], zoom: 2, minZoom: 1, maxZoom: 18, worldCopyJump: true, attributionControl: false, zoomSnap: 0.5,
-    maxBounds: [[-85, -540], [85, 540]], maxBoundsViscosity: 0.7,
+    center: [25, 10], zoom: 2, minZoom: 1, maxZoom: 18, attributionControl: false, zoomSnap: 0.5,
+    maxBounds: [[-85, -200], [85, 200]], maxBoundsViscosity: 0.7,
   });
   L.control.scale({ imperial: false }).addTo(map);
   const ground = map.createPane("ground");
   ground.style.zIndex = 150; // below tiles, which hide it where they are
-  const canvas = L.canvas({ pane: "ground", padding: 0.4 });
-  const land = L.geoJSON(world.land, { renderer: canvas, pane: "ground", interactive: false });
-  const borders = L.geoJSON(world.borders, { renderer: canvas, pane: "ground", interactive: false });
-  land.addTo(map);
-  borders.addTo(map);
+  const outline = groundLayer(L, world).addTo(map);
   const tiles = session.get()?.map_tiles;
   if (tiles) {
     L.tileLayer(typeof tiles === "string" ? tiles : tiles.url, { maxZoom: 19 }).addTo(map);
@@ -105,8 +97,7 @@ function build(L, world, element, onOpen) {
     end(points[points.length - 1], colour("--accent"));
   };
   const paint = () => {
-    land.setStyle({ fillColor: colour("--map-land"), fillOpacity: 1, color: colour("--map-coast"), weight: 0.8 });
-    borders.setStyle({ color: colour("--map-border"), weight: 0.7, fill: false });
+    outline.paint();
     layer.paint();
     drawTrack();
   };

@@ -1,10 +1,10 @@
 // What surrounds every page: navigation, search, tenant, the emergency stop and its banner, the account.
-import { session } from "./api.js";
+import { session, withQuery } from "./api.js";
 import { setTheme, theme } from "./colours.js";
 import { html, shared, useEffect, useRef, useShared, useState } from "./core.js";
 import { count } from "./format.js";
 import { Icon, Logo } from "./icons.js";
-import { navigate, useLocation } from "./router.js";
+import { navigate, useLocation, useQuery } from "./router.js";
 import { NAVIGATION } from "./routes.js";
 import { can, overview, readOverview, signOut } from "./session.js";
 import { StopBanner, StopButton } from "./stop.js";
@@ -79,6 +79,7 @@ function Navigation({ path }) {
           </ul>
         </section>`;
     })}
+    ${session.get()?.platform && html`<div class="navigation-tenant"><${TenantSwitch} /></div>`}
     <div class="navigation-foot">
       <${ThemeSwitch} />
       <button type="button" class="button quiet" onClick=${() => keys.set(true)}>Keys <kbd>?</kbd></button>
@@ -86,22 +87,30 @@ function Navigation({ path }) {
     </div>`;
 }
 
-/** Finds devices from everywhere: Enter goes to the list, filtered. */
+/** Finds devices from everywhere: among the devices while typing, elsewhere with Enter. */
 function Search() {
   const input = useRef();
   const { path, query } = useLocation();
+  const [, setQuery] = useQuery();
   const [text, setText] = useState("");
-  useEffect(() => setText(path === "/devices" ? query.q ?? "" : ""), [path]);
+  const here = path === "/devices";
+  const q = here ? query.q ?? "" : "";
+  useEffect(() => setText(q), [here, q]);
+  useEffect(() => {
+    if (!here || text.trim() === q) return undefined;
+    const timer = setTimeout(() => setQuery({ q: text.trim() }), 250);
+    return () => clearTimeout(timer);
+  }, [text]);
   const go = (event) => {
     event.preventDefault();
-    navigate(text.trim() ? `/devices?q=${encodeURIComponent(text.trim())}` : "/devices");
-    input.current.blur();
+    navigate(withQuery("/devices", here ? { ...query, q: text.trim() } : { q: text.trim() }));
+    document.querySelector("main tbody tr")?.focus();
   };
   return html`
     <form class="search" role="search" onSubmit=${go}>
       <${Icon} name="search" size=${16} />
-      <input id="search" ref=${input} type="search" aria-label="Find devices" placeholder="Find devices" value=${text} autocomplete="off"
-        onInput=${(event) => setText(event.target.value)} onKeyDown=${(event) => event.key === "Escape" && event.target.blur()} />
+      <input id="search" ref=${input} type="search" aria-label="Find devices" placeholder="Find devices" title="Parts of id, name, serial number or tags" value=${text}
+        autocomplete="off" onInput=${(event) => setText(event.target.value)} onKeyDown=${(event) => event.key === "Escape" && event.target.blur()} />
       <kbd aria-hidden="true">/</kbd>
     </form>`;
 }

@@ -155,12 +155,12 @@ export function Form({ onSubmit, submit = "Save", kind = "primary", onCancel, ch
 
 /** What went wrong, with a way to try again. */
 export function Problem({ error, retry }) {
-  const errors = Array.isArray(error.problem?.errors) ? error.problem.errors : [];
+  const errors = Array.isArray(error.problem?.errors) ? error.problem.errors.slice(5) : []; // the sentence has the first five
   return html`
     <div class="problem" role="alert">
       <${Icon} name="rejected" />
       <div><p>${error.message}</p>
-        ${errors.length > 0 && html`<ul>${errors.map((one) => html`<li>${typeof one === "string" ? one : one.detail ?? one.message ?? one.msg ?? JSON.stringify(one)}</li>`)}</ul>`}
+        ${errors.length > 0 && html`<ul>${errors.map((one) => html`<li>${one.field}: ${one.message}</li>`)}</ul>`}
       </div>
       ${retry && html`<${Button} onClick=${() => retry()}>Try again<//>`}
     </div>`;

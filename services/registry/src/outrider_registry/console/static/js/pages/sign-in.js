@@ -8,6 +8,7 @@ export default function SignIn() {
   const who = useShared(session);
   const { hash } = useLocation();
   const [problem, setProblem] = useState("");
+  const [waitsForCode, setWaitsForCode] = useState(null); // a link whose owner has a second factor
   const link = hash.startsWith("#link=") ? decodeURIComponent(hash.slice(6)) : null;
   useEffect(() => { document.title = "Sign in · Outrider"; }, []);
   useEffect(() => {
@@ -18,7 +19,8 @@ export default function SignIn() {
         navigate("/sign-in", { replace: true }); // the link is used up, and leaves the address
       },
       (error) => {
-        setProblem(error.message);
+        if (error.problem?.needs_code) setWaitsForCode(link);
+        else setProblem(error.message);
         navigate("/sign-in", { replace: true });
       },
     );
@@ -29,6 +31,7 @@ export default function SignIn() {
         <header><${Logo} size=${40} /><div><h1>Outrider</h1><p class="soft">Fleet telemetry</p></div></header>
         ${link ? html`<p class="soft sign-in-wait"><${Spinner} /> Signing in with the link …</p>`
           : who?.must_set_password ? html`<${FirstPassword} name=${who.name} />`
+          : waitsForCode && !who ? html`<${LinkWithCode} link=${waitsForCode} />`
           : html`<${Password} problem=${problem} />`}
       </div>
     </main>`;
@@ -59,6 +62,16 @@ function Password({ problem }) {
         placeholder="123456" ref=${focusOnce} ...${form.bind("code")} />`}
     <//>
     <p class="hint">No password yet, or forgotten? An administrator makes a one-time link for you.</p>`;
+}
+
+function LinkWithCode({ link }) {
+  const form = useForm({ code: "" });
+  const send = async () => session.set(await post("/session/link", { link, code: form.values.code.replace(/\s/g, "") }, { once: true }));
+  return html`
+    <p>The link is good. Your account has a second factor: enter its code.</p>
+    <${Form} submit="Sign in" onSubmit=${send}>
+      <${Field} label="Code of your authenticator app" required autofocus inputmode="numeric" autocomplete="one-time-code" maxlength="7" placeholder="123456" ...${form.bind("code")} />
+    <//>`;
 }
 
 const focusOnce = (field) => field?.base?.querySelector("input")?.focus();
