@@ -4,7 +4,7 @@ Reads OUTRIDER_DATABASE_URL and OUTRIDER_MASTER_KEY(_FILE). Makes what is missin
 platform and a viewer with a login at the broker, and prints as JSON how each comes in:
 
     {"tenant": "demo",
-     "admin": {"name": "admin", "link": "…", "path": "/#/link/…", "expires_at": "…"},
+     "admin": {"name": "admin", "link": "…", "path": "/sign-in#link=…", "expires_at": "…"},
      "token": "otr_…",
      "viewer": {"name": "viewer", "username": "user:viewer", "client_id": "user:viewer", "password": "…"}}
 
@@ -29,6 +29,7 @@ from outrider.access.keys import FILE_VARIABLE, KEY_VARIABLE, BadMasterKey, KeyR
 from outrider.access.secrets import person_password
 from outrider.runtime.errors import OutriderError
 from outrider_registry.api.authentication import digest
+from outrider_registry.api.people import link_path
 from outrider_registry.principals import PLATFORM, Role
 from outrider_registry.store import accounts, audit, sessions, tenants, tokens
 from outrider_registry.store.accounts import Account
@@ -72,11 +73,6 @@ async def new_link(connection: psycopg.AsyncConnection, account: Account) -> dic
     await sessions.end_links(connection, account.id)
     expires_at = await sessions.add_link(connection, digest(link), account.id, LINK_HOURS)
     return {"name": account.name, "link": link, "path": link_path(link), "expires_at": expires_at.isoformat()}
-
-
-def link_path(link: str) -> str:
-    """Where the console takes a one-time link: behind `#`, so that it is in no server's log."""
-    return f"/#/link/{link}"
 
 
 async def command_token(connection: psycopg.AsyncConnection, keys: KeyRing, admin: Account) -> str:

@@ -35,7 +35,7 @@ def step_of(keys: KeyRing, account: Account, code: str, now_s: float | None = No
 def setup(keys: KeyRing, account: UUID, name: str, generation: int, key_id: str) -> dict[str, str]:
     """What an authenticator needs: the secret, its URI, and the URI as a QR code (SVG)."""
     secret = totp_secret(keys, str(account), generation, key_id)
-    uri = pyotp.TOTP(secret, interval=STEP_S).provisioning_uri(name, ISSUER)
+    uri = pyotp.TOTP(secret, interval=STEP_S).provisioning_uri(name=name, issuer_name=ISSUER)
     drawing = io.BytesIO()
     segno.make(uri, error="m").save(drawing, kind="svg", xmldecl=False, scale=4, border=2, dark="#000", light="#fff")
     return {"secret": secret, "uri": uri, "qr": drawing.getvalue().decode()}

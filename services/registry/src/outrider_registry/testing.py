@@ -37,13 +37,16 @@ NO_BROKER = "mqtt://127.0.0.1:1"
 
 
 @asynccontextmanager
-async def running_registry(database_url: str, mqtt_url: str = NO_BROKER, **settings: Any) -> AsyncIterator[Registry]:
+async def running_registry(
+    database_url: str, mqtt_url: str = NO_BROKER, url: str = URL, **settings: Any
+) -> AsyncIterator[Registry]:
     """A registry on this database (the URL with its own role); its publisher is connected only if the test runs it."""
-    configured = Settings(database_url=database_url, mqtt_url=mqtt_url, **settings)  # type: ignore[call-arg]
+    configured = Settings(database_url=database_url, mqtt_url=mqtt_url, **settings)
     database = Database(database_url, f"registry/test/{secrets.token_hex(3)}", 12)
     await database.open()
     try:
-        yield Registry(configured, database, KEYS, Publisher(mqtt_url, f"svc:registry:pub:{secrets.token_hex(4)}"), URL)
+        publisher = Publisher(mqtt_url, f"svc:registry:pub:{secrets.token_hex(4)}")
+        yield Registry(configured, database, KEYS, publisher, url)
     finally:
         await database.close()
 

@@ -375,12 +375,16 @@ CREATE INDEX audit_at ON registry.audit (at);
 ALTER TABLE registry.audit ENABLE ROW LEVEL SECURITY;
 ALTER TABLE registry.audit FORCE ROW LEVEL SECURITY;
 CREATE POLICY of_tenant ON registry.audit FOR SELECT USING (registry.sees(tenant));
+CREATE POLICY append ON registry.audit FOR INSERT WITH CHECK (true); -- by the owner, in audit_append: nobody else may insert
 
 CREATE TABLE registry.audit_head (
     tenant text PRIMARY KEY,
     number bigint NOT NULL,
     hash   bytea NOT NULL
 );
+-- Not forced: audit_append, which runs as the owner, keeps the heads of all.
+ALTER TABLE registry.audit_head ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_tenant ON registry.audit_head FOR SELECT USING (registry.sees(tenant));
 
 -- What the hash covers: every column, in one canonical text. jsonb prints its keys in one order.
 CREATE FUNCTION registry.audit_hash(previous_ bytea, tenant_ text, number_ bigint, at_ timestamptz, actor_ text, action_ text,

@@ -21,8 +21,8 @@ WHERE k.hash = %s AND k.expires_at > now() AND k.revoked_at IS NULL
 """
 USED = "UPDATE registry.token SET last_used_at = now() WHERE hash = %s"
 _COLUMNS = """
-SELECT k.id, k.name, a.name AS owner, a.role AS owner_role, a.tenant AS owner_tenant, k.scopes, k.created_at, k.expires_at,
-       k.last_used_at, k.revoked_at
+SELECT k.id, k.account, k.name, a.name AS owner, a.role AS owner_role, a.tenant AS owner_tenant, k.scopes,
+       k.created_at, k.expires_at, k.last_used_at, k.revoked_at
 FROM registry.token k JOIN registry.account a ON a.id = k.account
 """
 LIST = (
@@ -49,6 +49,7 @@ END_OTHERS_NAMED = """
 UPDATE registry.token SET revoked_at = now()
 WHERE account = %s AND name = %s AND hash <> %s AND revoked_at IS NULL
 """
+COUNT = "SELECT count(*) FROM registry.token WHERE account = %s AND revoked_at IS NULL AND expires_at > now()"
 END = "UPDATE registry.token SET revoked_at = now() WHERE id = %s AND revoked_at IS NULL"
 
 
@@ -101,3 +102,9 @@ async def keep(
 async def end(connection: psycopg.AsyncConnection, id_: UUID) -> bool:
     """End a token; False for one that has ended."""
     return (await connection.execute(END, (id_,))).rowcount > 0
+
+
+async def count(connection: psycopg.AsyncConnection, account: UUID) -> int:
+    """How many tokens of an account have not ended."""
+    row = await (await connection.execute(COUNT, (account,))).fetchone()
+    return int(row[0]) if row else 0
