@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import psycopg
@@ -121,12 +122,14 @@ async def _subscriber(broker: Mosquitto) -> AsyncIterator[asyncio.StreamReader]:
     program = broker.program.client("mosquitto_sub")
     if program is None:
         raise ServerError("no mosquitto_sub beside the broker: install mosquitto-clients")
+    username, password = _login(broker)
     session = await _connect(broker, clean_start=True, session_expiry_s=300)
     await session.subscribe([TOPIC])
     await session.close()
     process = await asyncio.create_subprocess_exec(
         *program,
-        *("-h", "127.0.0.1", "-p", str(broker.port), "-V", "5", "-i", CLIENT_ID, "-c", "-x", "300"),
+        *("-h", "127.0.0.1", "-p", str(broker.port), "-u", username, "-P", password),
+        *("-V", "5", "-i", CLIENT_ID, "-c", "-x", "300"),
         *("-D", "connect", "receive-maximum", str(RECEIVE_MAXIMUM), "-q", "1", "-t", TOPIC, "-F", ".", "-N"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -143,10 +146,17 @@ async def _subscriber(broker: Mosquitto) -> AsyncIterator[asyncio.StreamReader]:
 
 async def _publish(broker: Mosquitto, until_s: float, is_ahead: Callable[[int], bool]) -> int:
     """Publishes blocks until the time is over, two of them without PUBACK at most; how many messages it were."""
+    username, password = _login(broker)
     reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
     writer.write(
         packets.connect(
-            f"{CLIENT_ID}-publisher", clean_start=True, keepalive_s=0, session_expiry_s=0, receive_maximum=10
+            f"{CLIENT_ID}-publisher",
+            clean_start=True,
+            keepalive_s=0,
+            session_expiry_s=0,
+            receive_maximum=10,
+            username=username,
+            password=password,
         )
     )
     blocks = [
@@ -173,6 +183,11 @@ async def _publish(broker: Mosquitto, until_s: float, is_ahead: Callable[[int], 
         with contextlib.suppress(OSError):
             await writer.wait_closed()
     return published
+
+
+def _login(broker: Mosquitto) -> tuple[str, str]:
+    parts = urlsplit(broker.url)
+    return unquote(parts.username or ""), unquote(parts.password or "")
 
 
 async def _connect(broker: Mosquitto, *, clean_start: bool, session_expiry_s: int) -> Connection:

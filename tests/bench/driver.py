@@ -9,8 +9,10 @@ import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+from outrider_cli.platform import Platform
+from tests import identities
 from tests.bench import generator
 from tests.bench.loads import Load
 
@@ -24,19 +26,37 @@ class LoadFailure(Exception):
     """The load could not be made as wanted: the figures would mean nothing."""
 
 
+def _logins(platform: Platform, devices: int, connections: int) -> tuple[str, list[tuple[str, str]]]:
+    """The door and a login for each connection: the devices themselves, or, where they share, the test account."""
+    names = [generator.name_of(number) for number in range(devices)]
+    state = platform.state
+    secrets = identities.register(state.database_url, platform.keys, generator.TENANT, names)
+    if connections == devices:
+        return state.device_mqtt_url, list(secrets.items())
+    parts = urlsplit(platform.test_url)
+    return platform.test_url, [(unquote(parts.username or ""), unquote(parts.password or ""))] * connections
+
+
 class Driver:
     """A running generator; `async with` ends it."""
 
-    def __init__(self, load: Load, mqtt_url: str, *, acks: bool = True) -> None:
+    def __init__(self, load: Load, platform: Platform, *, acks: bool = True) -> None:
+        """Registers the load's devices in the platform, which must run a registry and have its test account."""
         self.load = load
+        connections = load.devices if load.connections is None else min(load.connections, load.devices)
+        url, logins = _logins(platform, load.devices, connections)
+        self._logins = platform.data_dir / "run" / "bench-logins.json"
+        with open(os.open(self._logins, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(logins, file)
         self.latest: dict[str, Any] = {"sent": 0, "acked": 0, "in_flight": 0, "rejected": 0, "resent": 0, "failure": ""}
         self._config = generator.Config(
-            port=urlsplit(mqtt_url).port or 1883,
+            port=urlsplit(url).port or 1883,
+            logins=str(self._logins),
             metrics=load.metrics,
             frames=load.frames,
             encoding=load.encoding,
             devices=load.devices,
-            connections=min(load.connections, load.devices),
+            connections=connections,
             in_flight=load.in_flight,
             acks=acks,
         )

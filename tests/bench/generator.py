@@ -1,4 +1,6 @@
-"""The load generator, a process of its own: devices multiplexed over few plain MQTT connections, at little CPU.
+"""The load generator, a process of its own: each device on a connection of its own as itself, at little CPU.
+
+With fewer connections than devices they share them, signed in as an account that may do everything.
 
     python -m tests.bench.generator '{"port": 1883, "samples": …}'
 
@@ -16,6 +18,7 @@ import secrets
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -38,6 +41,8 @@ class Config:
     """What a generator is started with."""
 
     port: int
+    logins: str
+    """File with a JSON list of (user name, password), one a connection; readable by its owner only."""
     metrics: int
     frames: int
     encoding: Encoding
@@ -65,6 +70,11 @@ class Device:
         self.resend_after_s = 0.0
 
 
+def name_of(number: int) -> str:
+    """Of a device, by its number from 0."""
+    return f"d{number:06}"
+
+
 class Generator:
     """All devices of a load."""
 
@@ -77,9 +87,16 @@ class Generator:
         self._compress = zstandard.ZstdCompressor(level=3).compress if config.encoding == "compact" else None
         share = -(-config.devices // config.connections)
         used = -(-config.devices // share)
-        links = [Link(f"bench-{n}", config.port, self._on_ack) for n in range(used)]
+        logins: list[tuple[str, str]] = [
+            (name, password) for name, password in json.loads(Path(config.logins).read_text())
+        ]
+        own = len(logins) == config.devices  # then the client id is the user name
+        links = [
+            Link(login[0] if own else f"bench-{n}", config.port, self._on_ack, login)
+            for n, login in enumerate(logins[:used])
+        ]
         self._links = Links(links)
-        self._devices = [Device(f"d{n:06}", config.encoding, links[n // share]) for n in range(config.devices)]
+        self._devices = [Device(name_of(n), config.encoding, links[n // share]) for n in range(config.devices)]
         self._by_ack_topic = {device.topic[2 : -len("telemetry")] + b"ack": device for device in self._devices}
         self._latencies = [0] * (LATENCY_MAX_MS + 1)
         self._cursor = 0

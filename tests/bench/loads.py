@@ -25,7 +25,8 @@ class Load:
     """Instants in one message."""
     encoding: Encoding = "flat"
     devices: int = 1_000
-    connections: int = 50
+    connections: int | None = None
+    """None: one a device, each as itself; else so many that they share, under the test account."""
     in_flight: int = 4_000
     rate: float | None = None
     persistence: str = "sqlite"
@@ -66,3 +67,6 @@ FULL_SECONDS = {"d": 600.0}
 GROWTH_LOAD = "b"
 GROWTH_DEVICES = (100, 1_000, 10_000, 100_000)
 GROWTH_REPLICAS = (1, 2, 4)
+CONNECTIONS_MAX = 10_000
+"""More devices than this share connections: the generator's and the broker's files are limited."""
+SHARED_CONNECTIONS = 50

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tests.bench.loads import LOADS
+from tests.bench.loads import CONNECTIONS_MAX, LOADS
 from tests.bench.targets import Target, targets
 
 GENERATOR = "generator"
@@ -300,6 +300,12 @@ def targets_of(report: Mapping[str, Any]) -> list[Target]:
     return targets(found, seconds, {letter: ratio(found.get(letter), telegraf.get(letter)) for letter in "abc"})
 
 
+def _connections(count: int | None) -> str:
+    if count is None:
+        return f"Each device is registered and has a connection of its own, up to {CONNECTIONS_MAX:,} devices."
+    return f"The devices share {count} connections."
+
+
 def page(report: Mapping[str, Any]) -> str:
     """The documentation page, in Markdown."""
     machine = report["machine"]
@@ -311,9 +317,9 @@ def page(report: Mapping[str, Any]) -> str:
         "",
         "Real broker, services and PostgreSQL on one machine; devices that number their messages and wait for the application",
         "ack. The load generator runs on the same cores and its CPU is counted apart. After every load the ledger's rows are",
-        "counted: as many as were acknowledged, or the difference stands under *lost*. Plain MQTT on loopback, without TLS",
-        "and access rules; all devices of a load are of one kind and send numbers, which is the fastest case. This page is",
-        "generated from the report of the run; make your own with",
+        "counted: as many as were acknowledged, or the difference stands under *lost*. MQTT on loopback without TLS; the",
+        "broker checks the rights of every publish and every delivery. All devices of a load are of one kind and send numbers,",
+        "which is the fastest case. This page is generated from the report of the run; make your own with",
         "",
         "```sh",
         report["command"],
@@ -325,8 +331,7 @@ def page(report: Mapping[str, Any]) -> str:
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory_bytes'] / 1e9:.0f} GB, {machine['system']} "
         f"{machine['kernel']}, data on {machine['file_system']}; {versions}; commit {machine['commit']}.",
         f"The broker's persistence: {report['persistence']}. PostgreSQL: {settings}.",
-        f"Devices are identities multiplexed over {report['connections']} connections. The run took "
-        f"{report['duration_s'] / 60:.0f} minutes.",
+        f"{_connections(report['connections'])} The run took {report['duration_s'] / 60:.0f} minutes.",
         "",
         *(
             f"- ceiling of the broker, 1-sample messages into one `mosquitto_sub`: {rate:,.0f} messages/s"

@@ -51,7 +51,7 @@ async def started(scale: Mapping[str, int], persistence: str = "sqlite") -> Asyn
     # a short path outside the checkout, which the account of root's PostgreSQL may enter
     folder = tempfile.mkdtemp(prefix="outrider-bench-")
     os.chmod(folder, 0o711)
-    platform = Platform(Path(folder, "data"), scale=scale)
+    platform = Platform(Path(folder, "data"), scale=scale, test_account=True)
     try:
         await asyncio.to_thread(platform.start)
         await asyncio.to_thread(platform.wait_ready, 120)
@@ -65,15 +65,16 @@ async def started(scale: Mapping[str, int], persistence: str = "sqlite") -> Asyn
             os.environ[PERSISTENCE_VARIABLE] = before
 
 
-def servers_only() -> contextlib.AbstractAsyncContextManager[Platform]:
-    """The same broker and PostgreSQL without our services, for peers and ceilings."""
-    return started(dict.fromkeys(migrate.packages(), 0))
+def servers_only(*, with_registry: bool = False) -> contextlib.AbstractAsyncContextManager[Platform]:
+    """The same broker and PostgreSQL without our services, for ceilings; for peers with the registry, which lets the
+    devices in and has nothing to do after that."""
+    return started(dict.fromkeys(migrate.packages(), 0) | {"registry": int(with_registry)})
 
 
 async def measure(load: Load, options: Options, progress: Progress) -> dict[str, Any]:
     """One load on a new platform. LoadFailure where the load could not be made; losses are figures, not failures."""
     scale = {"ingest": options.replicas, "writer-timeseries": options.replicas}
-    async with started(scale, load.persistence) as platform, Driver(load, platform.state.mqtt_url) as driver:
+    async with started(scale, load.persistence) as platform, Driver(load, platform) as driver:
         ports = [p.http_port for p in platform.state.services.values() if p.service == "writer-timeseries"]
 
         async def committed() -> int:
@@ -114,11 +115,11 @@ async def measure_peer(index: int, load: Load, options: Options, progress: Progr
     It sends no application acks: the generator keeps as many messages under way beyond what is in the peer's table as
     it keeps without ack for us.
     """
-    async with servers_only() as platform:
+    async with servers_only(with_registry=True) as platform:
         peer = found_peers(platform, load)[index]
         await peer.start()
         try:
-            async with Driver(load, platform.state.mqtt_url, acks=False) as driver:
+            async with Driver(load, platform, acks=False) as driver:
                 bench = Bench(platform, load, driver, peer.committed, peer.pids)
                 async with bench.watched(progress), _credit(driver, peer, load):
                     await bench.cover()
@@ -140,7 +141,7 @@ def found_peers(platform: Platform, load: Load) -> list[Peer]:
     """The peers found on this machine, for these servers and this load."""
     folder = platform.data_dir / "peers"
     folder.mkdir(exist_ok=True)
-    return peers(platform.state.mqtt_url, platform.state.database_url, folder, samples_per_message=load.samples)
+    return peers(platform.test_url, platform.state.database_url, folder, samples_per_message=load.samples)
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,17 @@ from outrider_cli.platform import PlatformError
 from outrider_cli.supervision import SupervisionError
 from tests.bench import peers
 from tests.bench.driver import LoadFailure
-from tests.bench.loads import FULL_SECONDS, GROWTH_DEVICES, GROWTH_LOAD, GROWTH_REPLICAS, LOADS, PEER_LOADS, Load
+from tests.bench.loads import (
+    CONNECTIONS_MAX,
+    FULL_SECONDS,
+    GROWTH_DEVICES,
+    GROWTH_LOAD,
+    GROWTH_REPLICAS,
+    LOADS,
+    PEER_LOADS,
+    SHARED_CONNECTIONS,
+    Load,
+)
 from tests.bench.machine import machine_facts
 from tests.bench.run import Options, found_peers, measure, measure_peer, servers_only
 
@@ -64,7 +74,7 @@ async def run(plan: Plan, told: Told) -> dict[str, Any]:
         "versions": {},
         "persistence": "",
         "database": {},
-        "connections": plan.connections or LOADS["a"].connections,
+        "connections": plan.connections,
         "loads": {},
         "peers": {},
         "ceilings": {},
@@ -100,7 +110,10 @@ async def run(plan: Plan, told: Told) -> dict[str, Any]:
 
 def growth(load: Load) -> list[tuple[Load, int]]:
     """(load, replicas) of a full run: more devices at one replica, then more replicas."""
-    by_devices = [(replace(load, devices=devices), 1) for devices in GROWTH_DEVICES]
+    by_devices = [
+        (replace(load, devices=devices, connections=SHARED_CONNECTIONS if devices > CONNECTIONS_MAX else None), 1)
+        for devices in GROWTH_DEVICES
+    ]
     return by_devices + [(load, replicas) for replicas in GROWTH_REPLICAS if replicas > 1]
 
 
@@ -153,7 +166,7 @@ async def _ceilings(report: dict[str, Any], told: Told) -> None:
         report["ceilings"]["copy"] = await peers.copy_ceiling(platform.state.database_url, COPY_ROWS)
     told.begin("mosquitto_sub, the broker's ceiling")
     with tempfile.TemporaryDirectory(prefix="outrider-bench-") as folder:
-        broker = Mosquitto(Path(folder))
+        broker = Mosquitto(Path(folder), test_account=True)
         await asyncio.to_thread(broker.start)
         try:
             report["ceilings"]["broker"] = await peers.broker_ceiling(broker, BROKER_S)

@@ -15,7 +15,7 @@ from pathlib import Path
 from signal import SIGTERM
 from string import Template
 from typing import Literal, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 
@@ -137,6 +137,8 @@ def configuration(shape: Shape, mqtt_url: str, postgres_url: str, samples_per_me
         batch=min(MESSAGES_A_BATCH * rows, ROWS_A_BATCH_MAX),
         buffer=UNPIVOT_BUFFER if shape == "unpivot" else (UNDELIVERED + MESSAGES_A_BATCH) * rows,
         broker=f"{broker.hostname}:{broker.port or 1883}",
+        username=unquote(broker.username or ""),
+        password=unquote(broker.password or ""),
         filter=FILTER,
         table=TABLE,
         client_id=CLIENT_ID,

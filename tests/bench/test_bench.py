@@ -33,7 +33,7 @@ def nothing(*_: object) -> None:
 @pytest.mark.slow
 async def test_a_short_load_is_measured_and_all_of_it_is_in_the_ledger() -> None:
     saved: list[Mapping[str, Any]] = []
-    plan = Plan("make bench", ["b"], seconds=2, half_seconds=1, with_peers=False, devices=40, connections=5)
+    plan = Plan("make bench", ["b"], seconds=2, half_seconds=1, with_peers=False, devices=40)
     try:
         written = await run(plan, Told(nothing, nothing, nothing, saved.append))
     except ServerError as error:

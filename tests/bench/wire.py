@@ -22,6 +22,9 @@ PUBACK = 0x40
 PUBLISH_QOS_0 = 0x30
 CONNACK = 0x20
 SUBACK = 0x90
+REFUSED = (4, 5)
+"""CONNACK codes of an unknown or wrong login (MQTT 3.1.1, 3.2.2.3): the broker may not have heard of a new device yet."""
+TAKEN_S = 150.0
 
 _PACKET_IDS = [struct.pack(">H", number) for number in range(65_536)]
 
@@ -42,7 +45,13 @@ _PUBLISH_HEADS = [bytes([PUBLISH_QOS_1]) + length_of(size) for size in range(16_
 class Link:
     """One connection that carries many devices. `on_message(topic, payload, now_s)` gets what comes in with QoS 0."""
 
-    def __init__(self, client_id: str, port: int, on_message: Callable[[bytes, bytes, float], None]) -> None:
+    def __init__(
+        self,
+        client_id: str,
+        port: int,
+        on_message: Callable[[bytes, bytes, float], None],
+        login: tuple[str, str] = ("", ""),
+    ) -> None:
         self.published = 0
         self.pubacked = 0
         self.failure = ""
@@ -53,7 +62,10 @@ class Link:
         self._parts: list[bytes] = []
         self._unsent = b""
         self._rest = b""
-        self._answers: list[int] = []
+        self._answers: list[tuple[int, int]] = []
+        self._login = login
+        self.dirty: list[Link] = []
+        """Where this connection enters itself when it has something to write."""
 
     @property
     def is_full(self) -> bool:
@@ -62,11 +74,12 @@ class Link:
 
     def connect(self, filters: Sequence[bytes]) -> int:
         """CONNECT and SUBSCRIBE (QoS 0); returns the file descriptor when the broker has granted all. Raises OSError."""
-        self._socket = socket.create_connection(self._address, timeout=ANSWER_S)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        name = self._client_id.encode()
-        body = b"\x00\x04MQTT\x04\x02\x00\x00" + struct.pack(">H", len(name)) + name
-        self._ask(b"\x10" + length_of(len(body)) + body, CONNACK)
+        deadline = time.monotonic() + TAKEN_S
+        while (code := self._connect()) in REFUSED and time.monotonic() < deadline:
+            self._socket.close()
+            time.sleep(0.2)
+        if code:
+            raise ConnectionError(f"the broker refuses {self._client_id}: code {code}")
         for start in range(0, len(filters), FILTERS_IN_ONE):
             part = filters[start : start + FILTERS_IN_ONE]
             body = b"\x00\x01" + b"".join(struct.pack(">H", len(topic)) + topic + b"\x00" for topic in part)
@@ -74,11 +87,24 @@ class Link:
         self._socket.setblocking(False)
         return self._socket.fileno()
 
+    def _connect(self) -> int:
+        """CONNECT; the broker's code, 0 for success."""
+        self._socket = socket.create_connection(self._address, timeout=ANSWER_S)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        username, password = self._login
+        flags = b"\xc2" if username else b"\x02"
+        texts = (self._client_id, username, password) if username else (self._client_id,)
+        body = b"\x00\x04MQTT\x04" + flags + b"\x00\x00"
+        body += b"".join(struct.pack(">H", len(text)) + text for text in map(str.encode, texts))
+        return self._ask(b"\x10" + length_of(len(body)) + body, CONNACK)
+
     def publish(self, topic: bytes, payload: bytes) -> None:
         """Puts a QoS 1 message into the next write; `topic` carries its length in front."""
         self.published = number = self.published + 1
         size = len(topic) + 2 + len(payload)
         head = _PUBLISH_HEADS[size] if size < 16_384 else bytes([PUBLISH_QOS_1]) + length_of(size)
+        if not self._parts:
+            self.dirty.append(self)
         self._parts += (head, topic, _PACKET_IDS[number % 65_535 + 1], payload)
 
     def flush(self) -> None:
@@ -138,7 +164,7 @@ class Link:
                 topic_end = body + 2 + (buffer[body] << 8 | buffer[body + 1])
                 self._on_message(buffer[body + 2 : topic_end], buffer[topic_end : body + size], now_s)
             else:
-                self._answers.append(kind)
+                self._answers.append((kind, buffer[body + size - 1]))
             at = body + size
         self.pubacked += acked
         self._rest = buffer[at:]
@@ -150,7 +176,13 @@ class Link:
                 self._socket.send(b"\xe0\x00")
             self._socket.close()
 
-    def _ask(self, packet: bytes, answer: int) -> None:
+    @property
+    def has_more(self) -> bool:
+        """True while the broker has not taken all that was flushed."""
+        return bool(self._unsent)
+
+    def _ask(self, packet: bytes, answer: int) -> int:
+        """Sends a packet; the last byte of its answer, which is the code of a CONNACK."""
         assert self._socket is not None
         self._socket.sendall(packet)
         while not self._answers:
@@ -158,8 +190,10 @@ class Link:
             if not data:
                 raise ConnectionError(f"the broker closed the connection of {self._client_id}")
             self.handle(data)
-        if (given := self._answers.pop()) != answer:
+        given, code = self._answers.pop()
+        if given != answer:
             raise ConnectionError(f"the broker answered {given:#x} instead of {answer:#x}")
+        return code
 
 
 class Links:
@@ -168,6 +202,9 @@ class Links:
     def __init__(self, links: Sequence[Link]) -> None:
         self._links = links
         self._by_descriptor: dict[int, Link] = {}
+        self._dirty: list[Link] = []
+        for link in links:
+            link.dirty = self._dirty
         self._epoll = select.epoll()
 
     def connect(self, filters: Mapping[Link, Sequence[bytes]]) -> None:
@@ -184,8 +221,12 @@ class Links:
 
     def flush(self) -> None:
         """Writes what was published."""
-        for link in self._links:
+        dirty = self._dirty[:]
+        self._dirty.clear()
+        for link in dirty:
             link.flush()
+            if link.has_more:
+                self._dirty.append(link)
 
     @property
     def failure(self) -> str:
