@@ -1,9 +1,10 @@
-"""The story of one device message: read → anchor → resolve times → keep what is refused → bus → ack."""
+"""The story of one device message: read → whose is it → anchor → resolve times → keep what is refused → bus → ack."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter as Counted
 from collections.abc import Sequence
 
@@ -18,9 +19,10 @@ from outrider.runtime.mqtt import Delivery
 from outrider.runtime.service import Chassis, Service
 from outrider.runtime.slots import Lease
 from outrider_ingest.bus import Bus, digest_acks
+from outrider_ingest.directory import Directory
 from outrider_ingest.messages import Message, digest_of, identify, read
 from outrider_ingest.settings import Settings
-from outrider_ingest.store import Anchors, Shards, keep_rejections, record_published
+from outrider_ingest.store import Anchors, Seen, Shards, keep_rejections, record_published
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ GROUP = "ingest"
 MESSAGES = Counter("outrider_ingest_messages", "Device messages put on the bus or rejected", ["stream"])
 SAMPLES = Counter("outrider_ingest_samples", "Samples put on the bus")
 PUBLISHED_INTERVAL_S = 2.0
+SEEN_INTERVAL_S = 2.0
 
 
 async def build(chassis: Chassis[Settings]) -> None:
@@ -35,9 +38,14 @@ async def build(chassis: Chassis[Settings]) -> None:
     settings, database, publisher = chassis.settings, chassis.database, chassis.publisher
     anchors = Anchors(database, settings.ingest_anchor_cache)
     bus = Bus(publisher, Shards(database))
+    seen = Seen()
+    directory = Directory(database, settings.database_url) if settings.ingest_directory == "registry" else None
 
     async def handle(lease: Lease, deliveries: Sequence[Delivery]) -> None:
         messages = [delivery.note or read(delivery) for delivery in deliveries]
+        if directory is not None:
+            await directory.check(messages)
+        seen.note(messages)
         known = await anchors.of(messages)
         for message in messages:
             message.resolve(known)
@@ -67,6 +75,18 @@ async def build(chassis: Chassis[Settings]) -> None:
             except Transient as error:
                 log.debug("published_not_recorded", extra={"reason": str(error)})
 
+    async def report_seen() -> None:
+        while True:
+            await asyncio.sleep(SEEN_INTERVAL_S)
+            try:
+                await seen.write(database, time.time_ns() // 1_000_000)
+            except Transient as error:
+                log.debug("seen_not_recorded", extra={"reason": str(error)})
+
+    if directory is not None:
+        heard = directory
+        chassis.health.checks["directory"] = lambda: heard.problem
+        chassis.run_beside("directory", directory.listen)
     chassis.consume(
         ConsumerSettings(
             group=GROUP,
@@ -81,6 +101,7 @@ async def build(chassis: Chassis[Settings]) -> None:
         on_rejected=on_rejected,
     )
     chassis.run_beside("report_published", report_published)
+    chassis.run_beside("report_seen", report_seen)
 
 
 service = Service(GROUP, Settings, build, __doc__ or "")

@@ -132,10 +132,10 @@ def _chunks(items: Sequence[Item]) -> Iterator[list[Item]]:
 
 
 def digest_acks(messages: Sequence[Message]) -> list[tuple[str, dict[str, Any]]]:
-    """Acks by payload digest for messages whose number could not be read (delivery rule 6): (topic, document) each."""
+    """Acks by payload digest for messages whose number could not be read (delivery rule 6), and for those that are
+    counted under another tenant than they were sent to: (topic, document) each."""
     acks: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for message in messages:
         if message.digest is not None:
-            topic = topics.ACK.name(tenant=message.identity.tenant, device=message.identity.device)
-            acks.setdefault((topic, message.stream), []).append(message.digest)
+            acks.setdefault((message.ack_topic, message.stream), []).append(message.digest)
     return [(topic, {"stream": stream, "digest": digests}) for (topic, stream), digests in acks.items()]

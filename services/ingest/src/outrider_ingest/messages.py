@@ -46,6 +46,8 @@ class Message:
 
     # Defaults stand on the class: most messages change few of them, and making one is in the way of every message.
     replayed = False
+    foreign = False
+    """It does not come from an enabled device of its tenant; nothing of it is stored."""
     decoded: Decoded | None = None
     number: tuple[int, int] | None = None
     """(boot, seq) of a plain message, which has nothing else to be decoded."""
@@ -64,6 +66,12 @@ class Message:
         self.identity = identity
         self.received_ms = delivery.received_ms
         self.rejections: list[Rejection] = []
+
+    @property
+    def ack_topic(self) -> str:
+        """Where its sender listens: under the tenant it sent to."""
+        _, _, tenant, device, *_ = self.delivery.topic.split("/")
+        return str(topics.ACK.name(tenant=tenant, device=device))
 
     @property
     def stream(self) -> Stream:
@@ -113,6 +121,24 @@ class Message:
             decoded.gone,
             decoded.gone_reason,
         )
+
+    def refuse_whole(self, reason: Reason, detail: str, owner: str | None = None) -> None:
+        """Refuse everything in it because of who sent it; its number stays, so that it is counted and acknowledged.
+
+        What is kept and counted belongs to `owner`, if that is another tenant than the topic's: whom it was sent to
+        gets nothing of it. Its sender, who listens there, is then told by the payload's digest.
+        """
+        boot, seq = (self.decoded.boot, self.decoded.seq) if self.decoded is not None else (self.number or (None, None))
+        gone, gone_reason = (self.decoded.gone, self.decoded.gone_reason) if self.decoded is not None else ([], None)
+        self.foreign = self.resolved = True
+        self.decoded = Decoded(boot, seq, gone=gone, gone_reason=gone_reason)
+        self.samples, self.records, self.rejections, self.boot_key = NO_SAMPLES, (), [], None
+        if self.digest is not None or owner is not None:
+            self.digest = digest_of(self.delivery.payload, reason)
+        if owner is not None:
+            self.identity = self.identity._replace(tenant=owner)
+        self._refuse(reason, detail)
+        self.rejections[0].tenant = self.identity.tenant
 
     def _refuse(self, reason: Reason, detail: str) -> None:
         # One row per message and reason: numbered ones are unique on it, so a redelivery changes nothing.

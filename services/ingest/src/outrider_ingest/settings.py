@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from outrider.runtime.settings import ServiceSettings
@@ -30,4 +32,9 @@ class Settings(ServiceSettings):
     )
     ingest_anchor_cache: int = Field(
         100_000, ge=1, description="Boot anchors kept in memory; beyond it they are looked up again."
+    )
+    ingest_directory: Literal["registry", "none"] = Field(
+        "registry",
+        description="registry: only enabled devices that are registered, each under its own tenant. none: whoever the "
+        "broker lets in, under any tenant; for an ingest without a registry, whose broker alone says who is who.",
     )

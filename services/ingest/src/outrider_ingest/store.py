@@ -33,6 +33,12 @@ INSERT INTO runtime.published AS p (producer_slot, epoch, topic, number)
 SELECT * FROM unnest(%s::int[], %s::bigint[], %s::text[], %s::bigint[]) ORDER BY 1, 3, 2
 ON CONFLICT (producer_slot, topic, epoch) DO UPDATE SET number = excluded.number, updated_at = now()
 """
+SEEN = """
+INSERT INTO telemetry.seen AS s (device, tenant, seen_at)
+SELECT device, tenant, to_timestamp(ms / 1000.0) FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS u(device, tenant, ms)
+ORDER BY device
+ON CONFLICT (device) DO UPDATE SET tenant = excluded.tenant, seen_at = excluded.seen_at WHERE s.seen_at < excluded.seen_at
+"""
 # Nobody waits for a lost epoch's tail longer than a day: numbered messages came again long ago.
 FORGET_OLD_EPOCHS = "DELETE FROM runtime.published WHERE updated_at < now() - interval '1 day'"
 
@@ -86,6 +92,49 @@ class Anchors:
             self._drifted.update(dict.fromkeys(found))
             while len(self._drifted) > self._capacity:
                 self._drifted.popitem(last=False)
+
+
+class Seen:
+    """When each device was last heard, for its presence: written every few seconds for those heard since.
+
+    A device that speaks all the time is written every EVERY_MS only, a silent one that speaks again at once.
+    """
+
+    EVERY_MS = 10_000
+    MAX_DEVICES = 200_000
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[str, int]] = {}
+        self._written: dict[str, int] = {}
+
+    def note(self, messages: Sequence[Message]) -> None:
+        """These were heard now, but for what was refused because of its sender and for what is only replayed."""
+        heard = self._heard
+        for message in messages:
+            if not message.foreign and not message.replayed and message.identity.problem is None:
+                heard[message.identity.device] = (message.identity.tenant, message.delivery.received_ms)
+
+    async def write(self, database: Database, now_ms: int) -> None:
+        """Store what is due. Raises Transient; then it is due again."""
+        if due := self.due(now_ms):
+            tenants, times = zip(*due.values(), strict=True)
+            async with database.transaction() as connection:
+                await connection.execute(SEEN, (list(due), list(tenants), list(times)))
+            self.written(due, now_ms)
+
+    def due(self, now_ms: int) -> dict[str, tuple[str, int]]:
+        """Tenant and time of the devices that are to be written now."""
+        written, oldest_ms = self._written, now_ms - self.EVERY_MS
+        return {device: heard for device, heard in self._heard.items() if written.get(device, 0) <= oldest_ms}
+
+    def written(self, due: dict[str, tuple[str, int]], now_ms: int) -> None:
+        """These are stored."""
+        if len(self._written) > self.MAX_DEVICES:
+            self._written.clear()
+        for device, heard in due.items():
+            self._written[device] = now_ms
+            if self._heard.get(device) == heard:
+                del self._heard[device]
 
 
 class Shards:

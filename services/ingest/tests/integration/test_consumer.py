@@ -70,6 +70,21 @@ class TestIngest(ConsumerContract):
         return Counter(int(value) for _, value in numbers)  # type: ignore[arg-type]
 
 
+class TestIngestWithRegistry(TestIngest):
+    """The same where only registered devices are taken."""
+
+    settings = {"ingest_directory": "registry"}  # noqa: RUF012 - overridden as a plain class attribute
+
+    @contextlib.asynccontextmanager
+    async def prepare(self, mqtt_url: str, database: Database) -> AsyncIterator[None]:
+        database.rows("INSERT INTO registry.tenant (name) VALUES ('demo')")
+        database.rows(
+            "INSERT INTO registry.device (id, tenant) SELECT 'van-' || n, 'demo' FROM generate_series(0, 6) n"
+        )
+        async with super().prepare(mqtt_url, database):
+            yield
+
+
 async def test_a_message_that_ingest_itself_fails_on_is_kept_and_acknowledged_by_digest(
     mosquitto: Mosquitto, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

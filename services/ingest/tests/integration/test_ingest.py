@@ -226,7 +226,9 @@ async def test_telemetry_of_a_batch_is_stored_although_its_logs_cannot(
         await client.publish(bus_reader.topic("van-1", "log"), {"msg": "nobody stores this"})
         await client.publish(bus_reader.topic("van-1"), {"a": 1})
         stop = asyncio.Event()
-        configured = service.settings(mqtt_url=mosquitto.url, database_url=url, ingest_slots=1, replica="test")
+        configured = service.settings(
+            mqtt_url=mosquitto.url, database_url=url, ingest_slots=1, replica="test", ingest_directory="none"
+        )
         ingest = asyncio.create_task(service.run(configured, stop))
         await eventually(lambda: reader.received)
         stop.set()

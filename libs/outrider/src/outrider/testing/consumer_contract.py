@@ -47,9 +47,10 @@ class ConsumerContract(ABC):
         yield
 
     def running(self, mosquitto: Mosquitto, database: Database, **settings: Any) -> Any:
-        """The service under test, running."""
+        """The service under test, running with its own account at the broker: least rights must be enough."""
         url = database.service_urls[self.service.name]
-        return running(self.service, mosquitto.url, url, **{**self.settings, **settings})
+        account = mosquitto.url_of(self.service.name)
+        return running(self.service, account, url, **{**self.settings, **settings})
 
     async def all_stored(self, database: Database, count: int, timeout_s: float = 30.0) -> None:
         """Wait until 0 … count−1 are stored, then check that none is stored twice."""

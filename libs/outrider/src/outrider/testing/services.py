@@ -48,11 +48,13 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(service: Service[Any], mqtt_url: str, database_url: str, **settings: Any) -> AsyncIterator[Running]:
-    """Start a service, wait until it is ready; stop it gracefully at the end unless the test did."""
+    """Start a service, wait until it is ready; stop it gracefully at the end unless the test did.
+
+    Devices of tests are mostly not registered, so ingest takes them unless `settings` say otherwise.
+    """
     port = ports.free_port()
-    configured = service.settings(
-        mqtt_url=mqtt_url, database_url=database_url, http_port=port, **{"replica": "test", **settings}
-    )
+    usual = {"replica": "test", "ingest_directory": "none"}
+    configured = service.settings(mqtt_url=mqtt_url, database_url=database_url, http_port=port, **{**usual, **settings})
     stop = asyncio.Event()
     task = asyncio.create_task(service.run(configured, stop))
     running_service = Running(port, task, stop)
