@@ -7,10 +7,12 @@ import os
 import re
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from outrider.servers import Mosquitto
+from outrider.testing.devices import add_device
 from outrider.testing.fixtures import Database
 from outrider.testing.services import running
 from outrider.testing.waiting import eventually
@@ -46,15 +48,20 @@ def code(language: str) -> str:
 async def test_what_the_page_sends_is_stored(mosquitto: Mosquitto, database: Database, tmp_path: Path) -> None:
     if not mosquitto.write_client_commands(tmp_path / ".outrider/bin"):
         pytest.skip("mosquitto_pub cannot be had here: no mosquitto-clients beside this broker")
-    environment = {**os.environ, "PORT": str(mosquitto.port)}
     urls = database.service_urls
+    database.rows("INSERT INTO registry.tenant (name) VALUES ('demo')")
+    environments = {}
+    for name in ("hand-1", "pi-8"):
+        database.rows("INSERT INTO registry.device (id, tenant) VALUES (%s, 'demo')", name)
+        login = urlsplit(await add_device(mosquitto, name))
+        environments[name] = {**os.environ, "PORT": str(login.port), "SECRET": str(login.password)}
     async with (
-        running(writer, mosquitto.url, urls["writer-timeseries"]),
-        running(writer_logs, mosquitto.url, urls["writer-logs"]),
-        running(ingest, mosquitto.url, urls["ingest"]),
+        running(writer, mosquitto.url_of("writer-timeseries"), urls["writer-timeseries"]),
+        running(writer_logs, mosquitto.url_of("writer-logs"), urls["writer-logs"]),
+        running(ingest, mosquitto.url_of("ingest"), urls["ingest"], ingest_directory="registry"),
     ):
         script = "set -e\n" + code("bash")
-        shell = await asyncio.create_subprocess_exec("bash", "-c", script, cwd=tmp_path, env=environment)
+        shell = await asyncio.create_subprocess_exec("bash", "-c", script, cwd=tmp_path, env=environments["hand-1"])
         assert await asyncio.wait_for(shell.wait(), 60) == 0
 
         await eventually(lambda: {metric for metric, _ in database.rows(SAMPLES)} >= METRICS)
@@ -64,7 +71,7 @@ async def test_what_the_page_sends_is_stored(mosquitto: Mosquitto, database: Dat
         await eventually(lambda: database.rows("SELECT type FROM telemetry.event") == [("dtc",)])
         assert database.rows("SELECT reason, detail FROM rejected.message") == []
 
-        device = await asyncio.create_subprocess_exec(sys.executable, "-c", code("python"), env=environment)
+        device = await asyncio.create_subprocess_exec(sys.executable, "-c", code("python"), env=environments["pi-8"])
         assert await asyncio.wait_for(device.wait(), 60) == 0
         state = "SELECT contiguous_seq, missing, duplicates FROM telemetry.sequence_state WHERE device = 'pi-8'"
         assert database.rows(state) == [(20, 0, 0)]
