@@ -10,8 +10,10 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+
+from outrider_registry.store.rows import Row, many, value
+from outrider_registry.store.rows import one as first
 
 RANK = {"queued": 0, "sent": 1, "accepted": 2, "running": 3}
 """States a command goes through, only forward; every other one is an end."""
@@ -28,6 +30,10 @@ VALUES (current_setting('outrider.tenant'), %(device)s, %(name)s, %(params)s, %(
 RETURNING """
     + COLUMNS
 )
+# Locked, so that of two commands the second counts the first, and the device stays what it is.
+STATUS: LiteralString = """
+SELECT status FROM registry.device WHERE id = %s AND tenant = current_setting('outrider.tenant') FOR NO KEY UPDATE
+"""
 OPEN: LiteralString = "SELECT count(*) FROM registry.command WHERE device = %s AND finished_at IS NULL"
 PAGE: LiteralString = (
     "SELECT "
@@ -89,8 +95,6 @@ FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::timestamptz[], %s::timestamp
 WHERE c.id = new.id
 """
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Due:
@@ -142,13 +146,18 @@ class Known:
 
 async def insert(connection: psycopg.AsyncConnection, values: Row) -> Row:
     """Store a command: device, name, params, actor, expires_s, timeout_s."""
-    return (await _rows(connection, INSERT, {**values, "params": Jsonb(values["params"])}))[0]
+    return (await many(connection, INSERT, {**values, "params": Jsonb(values["params"])}))[0]
+
+
+async def status_of(connection: psycopg.AsyncConnection, device: str) -> str | None:
+    """A device's status, held until the transaction ends; None for no device of this tenant."""
+    status: str | None = await value(connection, STATUS, (device,))
+    return status
 
 
 async def open_of(connection: psycopg.AsyncConnection, device: str) -> int:
     """How many commands of a device have not ended."""
-    row = await (await connection.execute(OPEN, (device,))).fetchone()
-    return int(row[0]) if row else 0
+    return int(await value(connection, OPEN, (device,)))
 
 
 async def page(
@@ -160,7 +169,7 @@ async def page(
 ) -> list[Row]:
     """Commands of the tenant, or of one of its devices, the newest first."""
     at, id_ = after or (None, None)
-    return await _rows(
+    return await many(
         connection,
         PAGE,
         {"device": device, "states": list(states) if states else None, "at": at, "id": id_, "limit": limit},
@@ -169,7 +178,7 @@ async def page(
 
 async def one(connection: psycopg.AsyncConnection, id_: UUID) -> Row | None:
     """A command of this tenant."""
-    return next(iter(await _rows(connection, ONE, (id_,))), None)
+    return await first(connection, ONE, (id_,))
 
 
 async def cancel(connection: psycopg.AsyncConnection, id_: UUID) -> bool:
@@ -191,7 +200,7 @@ async def sent(connection: psycopg.AsyncConnection, tried: Sequence[UUID], taken
 
 async def end(connection: psycopg.AsyncConnection, grace_s: float) -> list[Row]:
     """End what has expired or timed out; as (id, tenant, device, name, state)."""
-    return await _rows(connection, ENDED, {"grace": grace_s})
+    return await many(connection, ENDED, {"grace": grace_s})
 
 
 async def lock(connection: psycopg.AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, Known]:
@@ -213,9 +222,3 @@ async def answered(connection: psycopg.AsyncConnection, commands: Sequence[Known
                 [c.finished_at for c in commands],
             ),
         )
-
-
-async def _rows(connection: psycopg.AsyncConnection, statement: LiteralString, values: Any = None) -> list[Row]:
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, values)
-        return await cursor.fetchall()

@@ -5,21 +5,17 @@ from __future__ import annotations
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from outrider_registry.merge import Configuration, Key
+from outrider_registry.store.rows import Row, many
 
 OF_TENANT: LiteralString = """
 SELECT name, applies_to, selector, priority, state FROM registry.configuration WHERE tenant = %s
 """
 COLUMNS: LiteralString = "name, applies_to, selector, priority, state, version, updated_at"
-PAGE: LiteralString = (
-    "SELECT "
-    + COLUMNS
-    + """ FROM registry.configuration
-WHERE tenant = current_setting('outrider.tenant') AND (%(after)s::text IS NULL OR name > %(after)s)
-ORDER BY name LIMIT %(limit)s"""
+ALL: LiteralString = (
+    "SELECT " + COLUMNS + " FROM registry.configuration WHERE tenant = current_setting('outrider.tenant')"
 )
 ONE: LiteralString = (
     "SELECT " + COLUMNS + " FROM registry.configuration WHERE tenant = current_setting('outrider.tenant') AND name = %s"
@@ -81,8 +77,6 @@ SELECT 'device ' || device, overrides -> %(key)s FROM registry.shadow
 WHERE tenant = current_setting('outrider.tenant') AND overrides ? %(key)s
 """
 
-Row = dict[str, Any]
-
 
 async def all_of(connection: psycopg.AsyncConnection, tenant: str) -> list[Configuration]:
     """Every configuration of a tenant."""
@@ -95,9 +89,9 @@ async def keys_of(connection: psycopg.AsyncConnection, tenant: str) -> dict[str,
     return {row[0]: Key(*row) for row in rows}
 
 
-async def page(connection: psycopg.AsyncConnection, after: str | None, limit: int) -> list[Row]:
-    """Configurations by name."""
-    return await _rows(connection, PAGE, {"after": after, "limit": limit})
+async def all_rows(connection: psycopg.AsyncConnection) -> list[Row]:
+    """The tenant's configurations, with version and time."""
+    return await many(connection, ALL)
 
 
 async def count(connection: psycopg.AsyncConnection) -> int:
@@ -108,12 +102,12 @@ async def count(connection: psycopg.AsyncConnection) -> int:
 
 async def one(connection: psycopg.AsyncConnection, name: str) -> Row | None:
     """A configuration."""
-    return next(iter(await _rows(connection, ONE, (name,))), None)
+    return next(iter(await many(connection, ONE, (name,))), None)
 
 
 async def put(connection: psycopg.AsyncConnection, values: Row) -> Row:
     """Make or replace a configuration; as it is now. Hold `shadows.lock` before, `shadows.recompute` after."""
-    return (await _rows(connection, PUT, {**values, "state": Jsonb(values["state"])}))[0]
+    return (await many(connection, PUT, {**values, "state": Jsonb(values["state"])}))[0]
 
 
 async def delete(connection: psycopg.AsyncConnection, name: str) -> None:
@@ -129,18 +123,18 @@ async def matching(connection: psycopg.AsyncConnection, applies_to: str, selecto
 
 async def all_keys(connection: psycopg.AsyncConnection) -> list[Row]:
     """The tenant's typed keys."""
-    return await _rows(connection, ALL_KEYS)
+    return await many(connection, ALL_KEYS)
 
 
 async def one_key(connection: psycopg.AsyncConnection, key: str) -> Row | None:
     """A typed key."""
-    return next(iter(await _rows(connection, ONE_KEY, (key,))), None)
+    return next(iter(await many(connection, ONE_KEY, (key,))), None)
 
 
 async def put_key(connection: psycopg.AsyncConnection, values: Row) -> Row:
     """Make or replace a typed key; as it is now."""
     choices = values["choices"]
-    return (await _rows(connection, PUT_KEY, {**values, "choices": None if choices is None else Jsonb(choices)}))[0]
+    return (await many(connection, PUT_KEY, {**values, "choices": None if choices is None else Jsonb(choices)}))[0]
 
 
 async def delete_key(connection: psycopg.AsyncConnection, key: str) -> None:
@@ -151,9 +145,3 @@ async def delete_key(connection: psycopg.AsyncConnection, key: str) -> None:
 async def uses(connection: psycopg.AsyncConnection, key: str) -> list[tuple[str, Any]]:
     """Where a key has a value, in words, and the value."""
     return [(where, value) for where, value in await (await connection.execute(USES, {"key": key})).fetchall()]
-
-
-async def _rows(connection: psycopg.AsyncConnection, statement: LiteralString, values: Any = None) -> list[Row]:
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement, values)
-        return await cursor.fetchall()

@@ -24,7 +24,7 @@ SELECT DISTINCT tenant FROM registry.device WHERE %(devices)s::text[] IS NULL OR
 INPUTS: LiteralString = """
 SELECT d.id, d.type, d.tier, d.tags, coalesce(s.overrides, '{}'), coalesce(s.desired, '{}')
 FROM registry.device d LEFT JOIN registry.shadow s ON s.device = d.id
-WHERE d.tenant = %(tenant)s AND (%(devices)s::text[] IS NULL OR d.id = ANY (%(devices)s))
+WHERE d.tenant = %(tenant)s AND (%(devices)s::text[] IS NULL OR d.id = ANY (%(devices)s)) ORDER BY d.id
 """
 # Past every version that the broker or the device may know: also after a backup was restored (fault 48).
 STORE: LiteralString = """
@@ -136,24 +136,39 @@ async def recompute(connection: psycopg.AsyncConnection, devices: Sequence[str] 
     """
     named = None if devices is None else list(devices)
     rows = await (await connection.execute(TENANTS, {"devices": named})).fetchall()
-    changed = 0
+    count = 0
     for (tenant,) in rows:
         await lock(connection, tenant)
-        merger = merge.Merger(await configurations.all_of(connection, tenant))
-        before = await (await connection.execute(INPUTS, {"tenant": tenant, "devices": named})).fetchall()
-        new: dict[str, str] = {}
-        for device, type_, tier, tags, overrides, desired in before:
-            state = merger.desired(type_, tier, tags, overrides)
-            if not merge.same(state, desired):
-                try:
-                    merge.check_desired(state, f"The desired state of {device}")
-                except merge.NotAllowed as error:
-                    raise Invalid(str(error)) from None
-                new[device] = json.dumps(state)
+        found = await changes(connection, tenant, named, await configurations.all_of(connection, tenant))
+        new = {device: json.dumps(state) for device, _, state in found}
         if new:
             await connection.execute(STORE, (tenant, list(new), list(new.values())))
-        changed += len(new)
-    return changed
+        count += len(new)
+    return count
+
+
+async def changes(
+    connection: psycopg.AsyncConnection,
+    tenant: str,
+    devices: Sequence[str] | None,
+    of: Iterable[merge.Configuration],
+) -> list[tuple[str, merge.State, merge.State]]:
+    """Which devices' desired state would be another one with these configurations: (device, before, after).
+
+    Raises Invalid naming a device whose state would be too large.
+    """
+    merger = merge.Merger(of)
+    rows = await (await connection.execute(INPUTS, {"tenant": tenant, "devices": devices})).fetchall()
+    found = []
+    for device, type_, tier, tags, overrides, desired in rows:
+        state = merger.desired(type_, tier, tags, overrides)
+        if not merge.same(state, desired):
+            try:
+                merge.check_desired(state, f"The desired state of {device}")
+            except merge.NotAllowed as error:
+                raise Invalid(str(error)) from None
+            found.append((device, desired, state))
+    return found
 
 
 async def one(connection: psycopg.AsyncConnection, device: str) -> dict[str, Any] | None:
