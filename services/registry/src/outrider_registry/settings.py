@@ -51,6 +51,11 @@ class Settings(ServiceSettings):
     reconcile_interval_s: float = Field(
         30.0, gt=0, description="How often the broker's identities are compared with the database, all of them."
     )
+    broker_keep_accounts: str = Field(
+        "",
+        description="User names at the broker that others manage (a bridge, an exporter), comma separated, with roles of the "
+        "same names; whoever else the registry does not know is removed.",
+    )
     credential_rotation_days: float = Field(90.0, gt=0, description="Age at which a device gets a new secret.")
     credential_grace_days: float = Field(
         30.0, gt=0, description="How long the old secret still works while a device has not confirmed the new one."

@@ -23,7 +23,7 @@ DENIED_FIRST, ALLOWED, DENIED_REST = 10, 0, -1
 
 DYNSEC = "$CONTROL/dynamic-security/v1"
 DYNSEC_RESPONSE = DYNSEC + "/response"
-VERSION = "$SYS/broker/version"
+UPTIME = "$SYS/broker/uptime"
 PROBES = "outrider/doctor/+"
 """Where `outrider doctor` finds out whether the broker says that nobody listens."""
 
@@ -190,7 +190,7 @@ SERVICES: Mapping[str, Acls] = {
             topics.CREDENTIAL_CONFIRM.filter(),
             topics.CLAIM.filter(),
             DYNSEC_RESPONSE,
-            VERSION,
+            UPTIME,
         ),
         *send(
             topic.filter()
