@@ -164,6 +164,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
     INSERT INTO registry.past_generation VALUES (OLD.device, OLD.generation)
     ON CONFLICT (device) DO UPDATE SET generation = greatest(past_generation.generation, EXCLUDED.generation);
+    IF OLD.kind = 'certificate' AND OLD.expires_at > now() THEN  -- nor does its certificate work any more
+        INSERT INTO registry.revoked_certificate (serial, tenant, device, expires_at)
+        VALUES (OLD.serial, OLD.tenant, OLD.device, OLD.expires_at) ON CONFLICT DO NOTHING;
+    END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER remember AFTER DELETE ON registry.credential
