@@ -16,6 +16,7 @@ from outrider_registry.api.fields import Body, changed
 from outrider_registry.context import Registry
 from outrider_registry.principals import Principal
 from outrider_registry.store import devices, imports, shadows
+from outrider_registry.store.credentials import Secret
 from outrider_registry.store.rows import Row
 
 router = APIRouter(tags=["devices"])
@@ -128,20 +129,19 @@ async def adopt_devices(registry: RegistryDep, who: Writer, body: Adopt | None =
         connection.transaction(force_rollback=body.dry_run),
     ):
         adopted = await imports.adopt(connection, tenant)
-        secrets: dict[str, str] = {}
+        secrets: dict[str, Secret] = {}
         if adopted and not body.dry_run:
             await shadows.recompute(connection, adopted)
             if body.credentials:
-                secrets = await imports.issue(connection, tenant, adopted, registry.keys, rotation(registry))
+                secrets = await imports.issue(connection, adopted, registry.keys, rotation(registry))
             await audited(
                 connection, who, "device.adopt", f"tenant:{tenant}", created=len(adopted), secrets=len(secrets),
                 devices=adopted,
             )  # fmt: skip
-    newest = registry.keys.newest
     return Adopted(
         adopted=[
-            AdoptedDevice(id=device, secret=secrets[device], generation=1, key_id=newest)
-            if device in secrets
+            AdoptedDevice(id=device, secret=new.of(registry.keys), generation=new.generation, key_id=new.key_id)
+            if (new := secrets.get(device))
             else AdoptedDevice(id=device)
             for device in adopted
         ]
@@ -222,11 +222,11 @@ class Work:
         good = [device for device, result in self._result.items() if result.error is None]
         behind = {device for device, row in (await imports.existing(connection, good)).items() if row["gateway"]}
         own = [device for device in good if device not in behind]
-        secrets = await imports.issue(connection, self.tenant, own, registry.keys, rotation(registry))
+        secrets = await imports.issue(connection, own, registry.keys, rotation(registry))
         for device, credential in (await imports.newest(connection, own)).items():
             result = self._result[device]
             result.generation, result.key_id = credential["generation"], credential["key_id"]
-            result.secret = secrets.get(device)
+            result.secret = secrets[device].of(registry.keys) if device in secrets else None
 
     def _fail(self, device: str, error: str) -> None:
         self._result[device].result = "failed"

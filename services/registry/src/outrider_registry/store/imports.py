@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, LiteralString
+from typing import LiteralString
 
 import orjson
 import psycopg
 
-from outrider.access.keys import KeyRing, verifier
-from outrider.access.secrets import device_secret
+from outrider.access.keys import KeyRing
+from outrider_registry.store import credentials
+from outrider_registry.store.credentials import Secret
 from outrider_registry.store.rows import Row, many
 from outrider_registry.store.views import available
 
@@ -42,13 +43,9 @@ FROM """
     + "WHERE d.id = r.id"
 )
 PARENTS: LiteralString = "SELECT DISTINCT gateway FROM registry.device WHERE gateway = ANY (%s)"
-# A device that has or had credentials keeps them: only a first generation is issued here.
-ISSUE: LiteralString = """
-INSERT INTO registry.credential (device, generation, tenant, kind, state, key_id, verifier, rotates_at, confirmed_at)
-SELECT device, 1, %(tenant)s, 'secret', 'active', %(key_id)s, verifier, now() + %(age)s, NULL
-FROM unnest(%(devices)s::text[], %(verifiers)s::bytea[]) AS n(device, verifier)
-WHERE NOT EXISTS (SELECT FROM registry.credential c WHERE c.device = n.device)
-ORDER BY device ON CONFLICT DO NOTHING RETURNING device
+# A device that has or had credentials keeps them: only a first secret is issued here.
+NEVER_HAD: LiteralString = """
+SELECT id FROM unnest(%s::text[]) AS id WHERE NOT EXISTS (SELECT FROM registry.credential c WHERE c.device = id)
 """
 NEWEST: LiteralString = """
 SELECT DISTINCT ON (device) device, generation, key_id FROM registry.credential
@@ -97,19 +94,12 @@ async def adopt(connection: psycopg.AsyncConnection, tenant: str) -> list[str]:
 
 
 async def issue(
-    connection: psycopg.AsyncConnection, tenant: str, devices: Sequence[str], keys: KeyRing, rotation: timedelta
-) -> dict[str, str]:
+    connection: psycopg.AsyncConnection, devices: Sequence[str], keys: KeyRing, rotation: timedelta
+) -> dict[str, Secret]:
     """Issue a first secret to those devices that never had credentials; device → secret."""
-    secrets = {device: device_secret(keys, device, 1) for device in devices}
-    values: Mapping[str, Any] = {
-        "tenant": tenant,
-        "key_id": keys.newest,
-        "age": rotation,
-        "devices": list(secrets),
-        "verifiers": [verifier(secret) for secret in secrets.values()],
-    }
-    issued = await many(connection, ISSUE, values)
-    return {row["device"]: secrets[row["device"]] for row in issued}
+    new = [row["id"] for row in await many(connection, NEVER_HAD, (list(devices),))]
+    issued = await credentials.issue_many(connection, keys, new, rotation / timedelta(days=1))
+    return {secret.device: secret for secret in issued}
 
 
 async def newest(connection: psycopg.AsyncConnection, devices: Sequence[str]) -> dict[str, Row]:
