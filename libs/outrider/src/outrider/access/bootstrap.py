@@ -6,11 +6,13 @@ to sign in before, or nothing could put the others there.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import hashlib
 import hmac
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -18,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from outrider.access import rights, seed
-from outrider.access.keys import KeyRing, fingerprint
+from outrider.access.keys import FILE_VARIABLE, KEY_VARIABLE, KeyRing, fingerprint
 from outrider.access.rights import Acl, role_document
 from outrider.access.secrets import service_password
+from outrider.runtime.errors import OutriderError
 
 Version = tuple[int, int, int]
 
@@ -206,3 +209,36 @@ def _content(document: dict[str, Any]) -> tuple[Any, ...]:
 
     access = document.get("defaultACLAccess")
     return access, by(document["clients"], "username"), by(document["roles"], "rolename")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line, for a start script of a broker that is not the embedded one; returns the exit code."""
+    # only here: the servers' modules need this one
+    from outrider.servers import ServerError
+    from outrider.servers.mosquitto_program import find, parse_version, version_of
+
+    parser = argparse.ArgumentParser(prog="outrider broker bootstrap", description=__doc__)
+    parser.add_argument("--file", type=Path, required=True, help="the broker's dynamic-security.json")
+    parser.add_argument("--keys", type=Path, help=f"file of the master key; else {KEY_VARIABLE} or {FILE_VARIABLE}")
+    parser.add_argument("--broker", help="the broker's program, or its version (2.1.2); else the installed one")
+    given = parser.parse_args(arguments)
+    named = os.environ.get(FILE_VARIABLE)
+    file = given.keys or (Path(named) if named else None)
+    try:
+        keys = KeyRing.load(None if given.keys else os.environ.get(KEY_VARIABLE), file)
+        if given.broker is None:
+            version = find().version
+        elif given.broker[:1].isdigit():
+            version = parse_version(f"version {given.broker}")
+        else:
+            version = version_of([given.broker])
+        written = ensure(given.file, keys, version)
+    except (OutriderError, ServerError, OSError, ValueError) as error:
+        print(f"The broker's accounts could not be checked: {error}", file=sys.stderr)
+        return 1
+    print(f"{given.file}: {'the service accounts were put right' if written else 'as it should be'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
