@@ -14,16 +14,17 @@ from rich.table import Table
 
 from outrider_cli import terminal
 from outrider_cli.connect import DatabaseUrlOption, DataOption, MqttUrlOption, database_url, mqtt_url
+from outrider_cli.doctor_accounts import check_accounts, check_doors
 from outrider_cli.doctor_checks import Check, Level, check_broker, check_database, check_service
 from outrider_cli.doctor_probe import probe
 from outrider_cli.state import NotRunning, State
 
 COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
-HELP = """Check versions, settings that lose data, database, rights, services, slots and queues.
+HELP = """Check versions, settings that lose data, database, rights, accounts, certificates, services, slots and queues.
 
 Exit code 0 when nothing failed (warnings are allowed), 1 otherwise. It changes nothing; only --probe stores a sample,
-of the device `probe` of the tenant `doctor`.
+of the device `probe` of the tenant `doctor`, which it registers the first time (without a secret: nobody connects as it).
 
 Examples:
 
@@ -47,9 +48,17 @@ def doctor(
     ] = False,
 ) -> None:
     """Check versions, settings that lose data, database, rights, services, slots and queues."""
-    checks = asyncio.run(check_broker(mqtt_url(mqtt, data)))
+    state = _state(data)
+    broker_url = mqtt_url(mqtt, data)
+    own = state is not None and broker_url == state.mqtt_url
+    checks = asyncio.run(check_broker(broker_url))
+    checks += asyncio.run(check_doors(broker_url, state.device_mqtt_url if own and state else ""))
     checks += check_database(database_url(database, data))
-    checks += _services(data)
+    if state is None:
+        checks.append(Check("services", Level.WARN, f"none known in {data}", "Give --data of the running platform."))
+    else:
+        checks += check_accounts(state)
+        checks += [check for name, process in state.services.items() for check in check_service(name, process)]
     if with_probe:
         checks += asyncio.run(probe(mqtt_url(mqtt, data), database_url(database, data)))
     failed = any(check.level is Level.FAIL for check in checks)
@@ -61,12 +70,11 @@ def doctor(
     raise typer.Exit(1 if failed else 0)
 
 
-def _services(data: Path) -> list[Check]:
+def _state(data: Path) -> State | None:
     try:
-        state = State.load(data.absolute())
+        return State.load(data.absolute())
     except NotRunning:
-        return [Check("services", Level.WARN, f"none known in {data}", "Give --data of the running platform.")]
-    return [check for name, process in state.services.items() for check in check_service(name, process)]
+        return None
 
 
 def _print(checks: list[Check]) -> None:

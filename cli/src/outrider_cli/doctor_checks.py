@@ -17,6 +17,7 @@ from uuid import uuid4
 import orjson
 import psycopg
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from outrider.contract.limits import BROKER_PACKET_MAX_BYTES
 from outrider.runtime import migrate
@@ -322,7 +323,7 @@ def check_service(name: str, process: Process) -> Iterator[Check]:
     with suppress(ValueError, AttributeError):
         problems = "; ".join(f"{what}: {why}" for what, why in orjson.loads(body).get("problems", {}).items())
     yield judge(f"service {name}", ready == 200, "ready" if ready == 200 else problems or "not ready", "See its log.")
-    oldest_s = max(_metric(base, IN_HAND), default=0.0)
+    oldest_s = max((sample.value for sample in metrics_of(process.http_port).get(IN_HAND, [])), default=0.0)
     yield judge(
         f"un-acked in {name}",
         oldest_s < UNACKED_WARN_S,
@@ -343,7 +344,11 @@ def _get(url: str) -> tuple[int | None, bytes]:
         return None, b""
 
 
-def _metric(base: str, name: str) -> list[float]:
-    _, body = _get(base + "/metrics")
-    families = text_string_to_metric_families(body.decode())
-    return [sample.value for family in families for sample in family.samples if sample.name == name]
+def metrics_of(http_port: int) -> dict[str, list[Sample]]:
+    """Samples of a process's metrics by name; empty if it does not answer."""
+    _, body = _get(f"http://127.0.0.1:{http_port}/metrics")
+    found: dict[str, list[Sample]] = {}
+    for family in text_string_to_metric_families(body.decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample)
+    return found

@@ -35,6 +35,13 @@ SELECT coalesce((SELECT sum(batches) FROM runtime.depth
        (SELECT count(*) FROM runtime.slot WHERE group_name = 'writer-timeseries' AND slot = %s
         AND (holder IS NULL OR heartbeat_at < now() - interval '10 s')) AS writer_unattended
 """
+# Ingest takes messages of registered devices only. This one has no secret, so nobody can connect as it.
+REGISTER = """
+WITH known AS (INSERT INTO registry.tenant (name, title) VALUES (%(tenant)s, 'outrider doctor') ON CONFLICT DO NOTHING)
+INSERT INTO registry.device (id, tenant, name, type)
+VALUES (%(device)s, %(tenant)s, 'Probe of outrider doctor', 'probe') ON CONFLICT DO NOTHING RETURNING id
+"""
+AUDIT = "SELECT registry.audit_append(%s, 'outrider doctor', 'device.create', %s, '{}', '')"
 SHARDS = "SELECT count(*) FROM runtime.slot WHERE group_name = 'writer-timeseries' AND NOT retiring"
 ROW_TIMEOUT_S = 10.0
 ACK_TIMEOUT_S = 3.0
@@ -51,6 +58,10 @@ async def probe(url: str, database_url: str) -> list[Check]:
             if document.get("boot") == boot and document.get("seq") == [[1, 1]]:
                 acked.set()
 
+    try:
+        await asyncio.to_thread(_register, database_url)
+    except psycopg.Error as error:
+        return [Check("probe row", Level.FAIL, _first_line(error), "Start PostgreSQL; nothing is stored.")]
     try:
         connection = await Connection.open(
             url, f"doctor-{secrets.token_hex(4)}", on_delivery, clean_start=True, session_expiry_s=0, receive_maximum=10
@@ -104,10 +115,19 @@ def _stored(database_url: str, row: tuple[Any, ...]) -> Check | None:
                     return _where(connection)
                 time.sleep(0.01)
     except psycopg.Error as error:
-        return Check(
-            "probe row", Level.FAIL, str(error).strip().split("\n", 1)[0], "Start PostgreSQL; nothing is stored."
-        )
+        return Check("probe row", Level.FAIL, _first_line(error), "Start PostgreSQL; nothing is stored.")
     return None
+
+
+def _register(database_url: str) -> None:
+    with psycopg.connect(database_url, connect_timeout=5) as connection:
+        connection.execute("SELECT set_config('outrider.tenant', '*', true)")
+        if connection.execute(REGISTER, {"tenant": TENANT, "device": DEVICE}).fetchone():
+            connection.execute(AUDIT, (TENANT, f"device:{DEVICE}"))
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return str(error).strip().split("\n", 1)[0]
 
 
 def _where(connection: psycopg.Connection) -> Check:

@@ -19,7 +19,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from outrider.contract.reasons import EXPLANATION, Reason
-from outrider.runtime.errors import NotStored, Transient
+from outrider.runtime import replay as replays
+from outrider.runtime.errors import Transient
 from outrider.runtime.mqtt import Connection
 from outrider_cli import terminal
 from outrider_cli.connect import DatabaseUrlOption, DataOption, MqttUrlOption, mqtt_url
@@ -56,8 +57,6 @@ PURGE = "SELECT rejected.purge(%s) AS purged"
 
 CHUNK_MESSAGES = 500
 CLIENT_ID = "svc:rejected-replay"
-REPLAY_PROPERTY = "outrider-replay"
-RECEIVED_PROPERTY = "outrider-received-ms"
 
 HELP = """Look at messages that could not be stored, send them again, or throw them away.
 
@@ -238,24 +237,14 @@ async def _replay(broker: str, database: psycopg.Connection[dict[str, Any]], cho
         with progress if console.is_terminal and len(chosen) > CHUNK_MESSAGES else nullcontext():
             for at in range(0, len(chosen), CHUNK_MESSAGES):
                 rows = database.execute(PAYLOADS, (list(chosen[at : at + CHUNK_MESSAGES]),)).fetchall()
-                outcomes = await asyncio.gather(*(_publish(connection, row) for row in rows), return_exceptions=True)
-                sent = [row["id"] for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
+                sent, problem = await replays.publish(connection, [replays.Kept(**row) for row in rows])
                 database.execute(MARK, (sent,))
-                for outcome in outcomes:
-                    if isinstance(outcome, BaseException):
-                        raise outcome
+                if problem is not None:
+                    raise problem
                 progress.update(bar, advance=len(rows))
     finally:
         await connection.close(end_session=True)
     return len(chosen)
-
-
-async def _publish(connection: Connection, row: dict[str, Any]) -> None:
-    properties = [(REPLAY_PROPERTY, "1"), (RECEIVED_PROPERTY, str(row["received_ms"]))]
-    try:
-        await connection.publish(row["topic"], row["payload"], user_properties=properties)
-    except NotStored as error:
-        raise Transient(f"{error}: is ingest running? (`outrider doctor`)") from error
 
 
 def _require_filter(choice: Choice, everything: bool) -> None:

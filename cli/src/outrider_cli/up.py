@@ -251,18 +251,16 @@ def summary(state: State) -> str:
     option = "" if state.data_dir == DEFAULT_DATA.absolute() else f" --data {_short(state.data_dir)}"
     outrider = own_command()
     commands = [
-        *_look(state),
-        f"{outrider} device enrol{option}",
-        f"{outrider} device create{option} hand-1",
-        f"{outrider} query{option} hand-1",
-        f"{outrider} doctor{option}",
+        *((look, "all of it, read-only") for look in _look(state)),
+        (f"{outrider} device enrol{option}", "a claim for a new device, and what to type on it"),
+        (f"{outrider} device create{option} hand-1", "one by hand: its password, and how to send with it"),
+        (f"{outrider} query{option} hand-1", "what is stored of it"),
+        (f"{outrider} doctor{option}", "is all as it must be?"),
     ]
     lines = [f"[bold green]Outrider runs[/] ({escape(versions)})"]
     lines += [f"  [dim]{escape(name):<19}[/]{escape(value)}" for name, value in rows]
-    lines += [
-        "Try in another terminal (read-only; a claim and what to do with it; a secret and how to send with it; …):"
-    ]
-    lines += [f"  [bold]{escape(command)}[/]" for command in commands]
+    lines += ["Try in another terminal:"]
+    lines += [f"  [bold]{escape(command)}[/]  [dim]# {escape(what)}[/]" for command, what in commands]
     lines += ["Ctrl-C stops everything; the data stays."]
     return "\n".join(lines)
 

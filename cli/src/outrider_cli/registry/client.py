@@ -139,9 +139,7 @@ def connect(url: str | None, token: str | None, tenant: str | None, data: Path, 
         fail(f"{error} Or name a registry with --registry-url and --token (OUTRIDER_REGISTRY_URL, OUTRIDER_TOKEN).")
     if not state.console_url or not state.api_token:
         fail(f"The platform in {state.data_dir} runs no registry: `outrider scale registry=1` starts one.")
-    return Api(
-        url or state.console_url, token or state.api_token, tenant or (None if token else state.tenant), as_json
-    )
+    return Api(url or state.console_url, token or state.api_token, tenant or (None if token else state.tenant), as_json)
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
