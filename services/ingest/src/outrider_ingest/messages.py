@@ -11,13 +11,11 @@ from typing import NamedTuple
 from outrider.contract import topics
 from outrider.contract.batch import NO_SAMPLES, Header, Record, Samples, Stream
 from outrider.contract.reasons import Reason, Refused
+from outrider.runtime import replay
 from outrider.runtime.mqtt import Delivery
 from outrider.runtime.rejects import Rejection, from_topic
 from outrider_ingest.formats import Decoded, decode_event, decode_log, decode_scalar, decode_telemetry, plain
 from outrider_ingest.times import anchor_candidate, drift_ms, resolve_records, resolve_samples
-
-REPLAY = "outrider-replay"
-RECEIVED_MS = "outrider-received-ms"
 
 BootKey = tuple[str, str, int]
 """(tenant, device, boot)"""
@@ -194,9 +192,9 @@ def identify(delivery: Delivery) -> Message:
     message = Message(delivery, _known_identity(topic) if len(topic) <= _KNOWN_TOPIC_MAX_CHARS else _identity(topic))
     if delivery.properties:
         properties = dict(delivery.properties.get("user_property", ()))
-        if REPLAY in properties:
+        if replay.REPLAYED in properties:
             message.replayed = True
-            original = properties.get(RECEIVED_MS, "")
+            original = properties.get(replay.RECEIVED_MS, "")
             if original.isdecimal() and len(original) < 20:
                 message.received_ms = min(int(original), delivery.received_ms)
     if message.identity.problem is not None:
