@@ -18,8 +18,11 @@ def iso(moment: datetime) -> str:
 
 
 def aware(moment: datetime) -> datetime:
-    """A time that says no zone is UTC."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    """The time in UTC, which is also what one without a zone is in. Raises ValueError past the years 1 to 9999."""
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError("past the years 1 to 9999") from None
 
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -69,4 +72,4 @@ def is_bigint(key: Any) -> bool:
 
 def is_text(key: Any) -> bool:
     """True for a part of a cursor that PostgreSQL takes as text."""
-    return type(key) is str and "\0" not in key and key.isprintable()
+    return type(key) is str and not any(char == "\0" or "\ud800" <= char <= "\udfff" for char in key)

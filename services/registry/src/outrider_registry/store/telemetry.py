@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Literal, LiteralString
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, LiteralString
 
 import psycopg
 
@@ -19,19 +19,8 @@ LATEST: LiteralString = """
 SELECT metric, kind, value, ts FROM telemetry.tenant_latest
 WHERE tenant = current_setting('outrider.tenant') AND device = %s ORDER BY metric, kind
 """
-# One sample of each two minutes, found by index: an average would read a device's whole hour.
 SPARKLINES: LiteralString = """
-SELECT s.device, b.n, x.value
-FROM telemetry.tenant_series s
-CROSS JOIN generate_series(0, %(points)s - 1) b(n)
-CROSS JOIN LATERAL (
-    SELECT value FROM telemetry.tenant_sample p
-    WHERE p.series_id = s.id AND p.ts >= %(since)s::timestamptz + b.n * %(step)s::interval
-      AND p.ts < %(since)s::timestamptz + (b.n + 1) * %(step)s::interval AND p.ts >= %(since)s AND p.ts < %(until)s
-    ORDER BY p.ts LIMIT 1
-) x
-WHERE s.tenant = current_setting('outrider.tenant') AND s.device = ANY (%(devices)s) AND s.metric = %(metric)s
-  AND s.kind IN ('number', 'boolean')
+SELECT device, n, value FROM telemetry.tenant_sparklines(%(devices)s, %(metric)s, %(since)s, %(step)s, %(points)s)
 """
 SERIES: LiteralString = """
 SELECT s.id, s.device, s.metric, s.kind, coalesce(m.unit, '') AS unit
@@ -65,6 +54,34 @@ SELECT (extract(epoch FROM ts) * 1000)::bigint AS t, value AS v FROM (
 """
 
 
+TRACK: LiteralString = """
+WITH kept AS (
+    SELECT DISTINCT ON (date_bin(%(step)s::interval, ts, timestamptz 'epoch')) ts, value
+    FROM telemetry.tenant_sample WHERE series_id = %(lat)s AND ts >= %(since)s AND ts < %(until)s
+    ORDER BY date_bin(%(step)s::interval, ts, timestamptz 'epoch'), ts
+)
+SELECT (extract(epoch FROM kept.ts) * 1000)::bigint, kept.value, lon.value, speed.value
+FROM kept
+JOIN telemetry.tenant_sample lon ON lon.series_id = %(lon)s AND lon.ts = kept.ts AND lon.ts >= %(since)s AND lon.ts < %(until)s
+LEFT JOIN telemetry.tenant_sample speed
+    ON speed.series_id = %(speed)s AND speed.ts = kept.ts AND speed.ts >= %(since)s AND speed.ts < %(until)s
+ORDER BY 1
+"""
+MAP: LiteralString = """
+SELECT d.id, coalesce(t.lat, d.latitude), coalesce(t.lon, d.longitude), coalesce(p.state, 'unknown'), t.heading,
+       (extract(epoch FROM t.ts) * 1000)::bigint, d.name
+FROM registry.device d
+LEFT JOIN telemetry.tenant_positions() t ON t.device = d.id
+LEFT JOIN registry.presence p ON p.device = d.id
+WHERE d.tenant = current_setting('outrider.tenant') AND (t.lat IS NOT NULL OR d.latitude IS NOT NULL) ORDER BY d.id
+"""
+MAP_OF_PLACES: LiteralString = """
+SELECT d.id, d.latitude, d.longitude, coalesce(p.state, 'unknown'), NULL::float8, NULL::bigint, d.name
+FROM registry.device d LEFT JOIN registry.presence p ON p.device = d.id
+WHERE d.tenant = current_setting('outrider.tenant') AND d.latitude IS NOT NULL ORDER BY d.id
+"""
+
+
 async def latest(connection: psycopg.AsyncConnection, device: str) -> list[Row]:
     """The newest sample of each of a device's series."""
     if not await available(connection, "telemetry.tenant_latest"):
@@ -76,17 +93,15 @@ async def sparklines(
     connection: psycopg.AsyncConnection, devices: Sequence[str], metric: str, until: datetime | None = None
 ) -> dict[str, list[float | None]]:
     """Per device that has the metric, its last hour in SPARKLINE_POINTS values, oldest first."""
-    if not devices or not await available(connection, "telemetry.tenant_sample"):
+    if not devices or not await available(connection, "telemetry.tenant_latest"):
         return {}
-    if until is None:
-        until = (await many(connection, "SELECT now() AS now"))[0]["now"]
+    until = until or datetime.now(UTC)
     values = {
         "devices": list(devices),
         "metric": metric,
         "points": SPARKLINE_POINTS,
         "step": timedelta(seconds=SPARKLINE_STEP_S),
         "since": until - timedelta(seconds=SPARKLINE_POINTS * SPARKLINE_STEP_S),
-        "until": until,
     }
     lines: dict[str, list[float | None]] = {}
     for row in await many(connection, SPARKLINES, values):
@@ -130,3 +145,22 @@ async def changes(
 async def limit_time(connection: psycopg.AsyncConnection, seconds: float) -> None:
     """Let no statement of this transaction take longer; psycopg.errors.QueryCanceled is raised then."""
     await connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{max(1, int(seconds * 1000))}",))
+
+
+async def track(
+    connection: psycopg.AsyncConnection,
+    found: dict[str, int],
+    since: datetime,
+    until: datetime,
+    step: timedelta,
+) -> list[tuple[int, float, float, float | None]]:
+    """(epoch ms, lat, lon, speed_kmh), the first of each step, of series ids by metric; `speed_kmh` may be missing."""
+    values = {"lat": found["lat"], "lon": found["lon"], "speed": found.get("speed_kmh"), "since": since, "until": until}
+    cursor = await connection.execute(TRACK, values | {"step": step})
+    return await cursor.fetchall()
+
+
+async def positions(connection: psycopg.AsyncConnection) -> list[tuple[Any, ...]]:
+    """(device, lat, lon, presence, heading, epoch ms, name) of devices that told where they are, or stand somewhere."""
+    statement = MAP if await available(connection, "telemetry.tenant_latest") else MAP_OF_PLACES
+    return await (await connection.execute(statement)).fetchall()
