@@ -19,7 +19,7 @@ from outrider_registry import errors
 from outrider_registry.errors import Problem
 
 PROBLEM_TYPE = "application/problem+json"
-TITLES = {404: "Not found", 405: "Method not allowed"}
+TITLES = {404: "Not found", 405: "Method not allowed", 413: "Too large"}
 _PLACES = {"query": "query parameter ", "path": "path: ", "header": "header ", "cookie": "cookie "}
 
 

@@ -6,14 +6,14 @@ Pure ASGI, outermost first: Guards (metrics, headers, size) â†’ Authentication â
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from outrider_registry import errors
-from outrider_registry.api.answers import problem_response
+from outrider_registry.api.answers import of_error, problem_response
 
 REQUESTS = Counter(
     "outrider_registry_http_requests", "Requests answered, by route, method and status", ["route", "method", "status"]
@@ -73,12 +73,12 @@ class Guards:
         try:
             limited.check(Headers(scope=scope).get("content-length"))
             await self._app(scope, limited, send_guarded)
-        except errors.Problem as problem:
-            await problem_response(problem)(scope, receive, send_guarded)
-        except Exception:
+        except Exception as error:
+            problem = of_error(error)
             if not began:
-                await problem_response(errors.Broken())(scope, receive, send_guarded)
-            raise  # uvicorn logs it with its traceback
+                await problem_response(problem or errors.Broken())(scope, receive, send_guarded)
+            if problem is None:
+                raise  # uvicorn logs it with its traceback
         finally:
             REQUESTS.labels(route_of(scope), _method(scope), str(status)).inc()
 
@@ -103,17 +103,19 @@ class _Limited:
             raise self._too_large()
         return message
 
-    def _too_large(self) -> errors.TooLarge:
-        return errors.TooLarge(f"The body may have {self._max_bytes:,} bytes. Send it in parts.")
+    def _too_large(self) -> HTTPException:
+        # The one kind of exception that FastAPI lets through while it reads a body.
+        return HTTPException(413, f"The body may have {self._max_bytes:,} bytes. Send it in parts.")
 
 
 def route_of(scope: Scope) -> str:
     """The route as metrics name it: never a path as it came, which could be anything."""
-    route: Any = scope.get("route")
-    path = getattr(route, "path", None)
-    if isinstance(path, str) and path.startswith("/api/"):
-        return path
-    return "api" if scope["path"].startswith("/api/") else "console"
+    if not scope["path"].startswith("/api/"):
+        return "console"
+    path: str = getattr(scope.get("route"), "path", "")
+    if not path or ":path}" in path:
+        return "api"
+    return path if path.startswith("/api/") else f"/api/v1{path}"
 
 
 def _method(scope: Scope) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
+from psycopg.errors import UniqueViolation
 from pydantic import BaseModel, Field
 
 from outrider_registry.api.deps import (
@@ -79,7 +80,10 @@ async def list_tenants(who: Reader, registry: RegistryDep, page: PageDep) -> dic
 async def make(body: NewTenant, who: Writer, registry: RegistryDep, response: Response) -> dict[str, Any]:
     """Then invite its first administrator: POST /users with the header `Outrider-Tenant`."""
     async with home_transaction(registry, who) as connection:
-        await tenants.add(connection, body.name, body.title)
+        try:
+            await tenants.add(connection, body.name, body.title)
+        except UniqueViolation:
+            raise Conflict(f"There is a tenant {body.name} already.") from None
         made = await existing(connection, body.name)
         for chain in (body.name, None):
             await noted(connection, chain, who, "tenant.create", body.name, title=body.title)

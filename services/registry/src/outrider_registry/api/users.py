@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Path, Query, Response
+from psycopg.errors import UniqueViolation
 from pydantic import BaseModel, Field
 
 from outrider.access.secrets import person_password
@@ -24,7 +25,7 @@ from outrider_registry.api.deps import (
 from outrider_registry.api.fields import Body, Items, Time, is_text
 from outrider_registry.api.people import Link, account_of, keep_an_administrator, new_link
 from outrider_registry.context import Registry
-from outrider_registry.errors import Forbidden, Invalid
+from outrider_registry.errors import Conflict, Forbidden, Invalid
 from outrider_registry.principals import Principal, Role
 from outrider_registry.store import accounts, audit, sessions
 from outrider_registry.store.accounts import Account
@@ -125,7 +126,10 @@ async def invite(body: NewUser, who: Writer, registry: RegistryDep, response: Re
     async with reach_transaction(registry, who) as connection:
         if body.platform and who.tenant is not None:
             raise Invalid("platform: leave the header Outrider-Tenant out to invite an administrator of the platform.")
-        await accounts.add(connection, tenant, body.name, role)
+        try:
+            await accounts.add(connection, tenant, body.name, role)
+        except UniqueViolation:
+            raise Conflict(f"There is a user {body.name} already. Choose another name, or change that one.") from None
         account = await account_of(connection, body.name)
         link = await new_link(connection, registry, account)
         await noted(connection, who, "user.create", account, role=role)
