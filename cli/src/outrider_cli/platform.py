@@ -389,7 +389,7 @@ class Platform:
         }
         if process.service == REGISTRY:
             environment |= {
-                "OUTRIDER_REGISTRY_HTTP_PORT": str(process.console_port),
+                accounts.PORT_VARIABLE: str(process.console_port),
                 REGISTRY_URL_VARIABLE: state.console_url,
                 accounts.DEVICE_MQTT_VARIABLE: state.device_mqtt_url,
                 **(
@@ -397,6 +397,11 @@ class Platform:
                 ),
                 **({"OUTRIDER_DYNSEC_FILE": str(self._mosquitto.dynsec_file)} if self._mosquitto else {}),
                 **({"OUTRIDER_TLS_FOLDER": str(self._tls_folder)} if self._tls_folder else {}),
+                **(
+                    {"OUTRIDER_DEVICE_CERTIFICATE_MQTT_URL": state.device_certificate_url}
+                    if state.device_certificate_url
+                    else {}
+                ),
             }
         return environment
 

@@ -20,7 +20,7 @@ from outrider.access import authority
 from outrider.access.authority import Authority, Issued, read_request
 from outrider.access.keys import KeyRing
 from outrider.access.secrets import device_secret
-from outrider.servers import Mosquitto, ServerError
+from outrider.servers import Mosquitto, ServerError, mosquitto
 from outrider.testing.devices import add_device
 from outrider.testing.fixtures import unavailable
 from outrider.testing.waiting import eventually
@@ -30,13 +30,14 @@ pytestmark = pytest.mark.servers
 ACCEPTED, NOT_AUTHORIZED = 0, 5
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker with TLS listeners, whose folder is `tmp_path / "tls"`."""
+@pytest.fixture(params=["2.1", "2.0"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker with TLS listeners, whose folder is `tmp_path / "tls"`, of both series."""
     keys = KeyRing({"k1": b"a test's own master key, 32 bytes and more"})
     authority.write_tls_folder(tmp_path / "tls", keys, ["localhost", "127.0.0.1"])
     try:
-        server = Mosquitto(tmp_path / "broker", tls=tmp_path / "tls", keys=keys, test_account=True)
+        program = mosquitto.find() if request.param == "2.1" else mosquitto.find_old()
+        server = Mosquitto(tmp_path / "broker", program=program, tls=tmp_path / "tls", keys=keys, test_account=True)
     except ServerError as error:
         unavailable("Mosquitto", error)
     with server:
