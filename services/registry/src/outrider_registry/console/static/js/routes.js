@@ -31,7 +31,7 @@ export const NAVIGATION = [
     ["/devices", "Devices", "devices", "devices:read"],
     ["/map", "Map", "map", "telemetry:read"],
     ["/charts", "Charts", "charts", "charts:read"],
-    ["/claims", "Enrolment", "claims", "credentials:write"],
+    ["/claims", "Enrolment", "claims", "devices:read"],
     ["/configurations", "Configurations", "config", "config:read"],
   ]],
   ["Data quality", [

@@ -1,8 +1,8 @@
 // Enrolment: claims that let one device each in, and the devices that wait for somebody to say yes.
-import { del, get, post, session } from "../api.js";
+import { del, get, post } from "../api.js";
 import { hostAndPort } from "../device-form.js";
 import { QrCode } from "../qr.js";
-import { readOverview } from "../session.js";
+import { can, readOverview } from "../session.js";
 import {
   Ago, Button, Card, Code, confirm, dateTime, Dialog, download, Empty, Field, Form, html, Icon, Loaded, Page, Pill, plural, Table, Tabs, Tags, toast, useData,
   useForm, useQuery, useState,
@@ -19,6 +19,7 @@ export default function Claims() {
   const [made, setMade] = useState(null);
   const [items, setItems] = useState([]);
   const state = query.state ?? "";
+  const mayWrite = can("credentials:write");
   const claims = useData(async (signal) => {
     const page = await get("/claims", { state, limit: 100 }, { signal });
     setItems(page.items);
@@ -38,22 +39,22 @@ export default function Claims() {
     await again();
   };
   const columns = [
-    { key: "id", title: "Claim", render: (one) => html`<span class="mono">${one.id}</span>` },
+    { key: "id", title: "Claim", wide: true, render: (one) => html`<span class="mono">${one.id}</span>` },
     { key: "state", title: "State", render: (one) => html`<${Pill} kind=${STATES[one.state]?.[1]}>${STATES[one.state]?.[0] ?? one.state}<//>` },
     { key: "device", title: "Device", grow: true, render: (one) => one.used_by && one.state === "used" ? html`<a href=${`/devices/${one.used_by}`}>${one.used_by}</a>`
       : html`<span class="soft">${one.device ?? one.request?.device ?? "chosen at enrolment"}</span>` },
     { key: "template", title: "Gets", wide: true, render: (one) => html`<span class="nowrap soft">${[one.template?.type, one.template?.tier].filter(Boolean).join(" · ")}</span> <${Tags} tags=${one.template?.tags} />` },
     { key: "by", title: "Made by", wide: true, render: (one) => html`<span class="soft">${one.created_by?.replace(/^user:/, "")}, <${Ago} time=${one.created_at} /></span>` },
     { key: "expires", title: "Ends", align: "end", wide: true, render: (one) => html`<span class="soft nowrap">${one.state === "open" || one.state === "awaiting_approval" ? html`<${Ago} time=${one.expires_at} />` : one.used_at ? html`used <${Ago} time=${one.used_at} />` : ""}</span>` },
-    { key: "actions", title: "", class: "actions-cell", render: (one) => (one.state === "open" || one.state === "awaiting_approval") && html`<${Button} kind="quiet small" onClick=${() => revoke(one)}>Revoke<//>` },
+    { key: "actions", title: "", class: "actions-cell", render: (one) => mayWrite && (one.state === "open" || one.state === "awaiting_approval") && html`<${Button} kind="quiet small" onClick=${() => revoke(one)}>Revoke<//>` },
   ];
   return html`
     <${Page} title="Enrolment" note="A claim is a token that is good for one device, once. The device uses it to get its own name and secret."
-      actions=${html`<${Button} kind="primary" icon="plus" onClick=${() => setMaking(true)}>New claim<//>`}>
-      ${waiting.data?.items.length > 0 && html`<${Waiting} claims=${waiting.data.items} again=${again} />`}
+      actions=${mayWrite && html`<${Button} kind="primary" icon="plus" onClick=${() => setMaking(true)}>New claim<//>`}>
+      ${mayWrite && waiting.data?.items.length > 0 && html`<${Waiting} claims=${waiting.data.items} again=${again} />`}
       <${Tabs} label="Claims by state" active=${state} onSelect=${(next) => setQuery({ state: next })} tabs=${[["", "All"], ...Object.entries(STATES).filter(([name]) => name !== "awaiting_approval").map(([name, [title]]) => [name, title])]} />
       <${Loaded} from=${claims}>${(page) => items.length === 0
-        ? html`<div class="card"><${Empty} title=${state ? "None in this state" : "No claims yet"} icon="claims" action=${html`<${Button} kind="primary" icon="plus" onClick=${() => setMaking(true)}>New claim<//>`}>
+        ? html`<div class="card"><${Empty} title=${state ? "None in this state" : "No claims yet"} icon="claims" action=${mayWrite && html`<${Button} kind="primary" icon="plus" onClick=${() => setMaking(true)}>New claim<//>`}>
             Make one, put it on a device, and the device enrols itself.<//></div>`
         : html`<${Table} label="Claims" rows=${items} columns=${columns} />
             ${page.next && html`<div class="more"><${Button} onClick=${more}>More<//></div>`}`}<//>
@@ -95,7 +96,7 @@ function ClaimDialog({ onClose, onMade }) {
       ...(many && { count: Number(values.count) }),
     };
     const answer = await post("/claims", body);
-    onMade(answer.items ?? answer.claims ?? (Array.isArray(answer) ? answer : [answer]));
+    onMade(answer.items);
   };
   return html`
     <${Dialog} title="New claim" onClose=${onClose} firm>
@@ -138,6 +139,6 @@ function MadeDialog({ claims, onClose }) {
         </div>
       </div>
       <div class="field"><span class="field-label">On the device, or by hand</span><${Code}>${command}<//></div>
-      <div class="field"><span class="field-label">Or over HTTP</span><${Code}>${`curl -X POST ${session.get().url}/api/v1/enrol -H 'Content-Type: application/json' \\\n  -d '{"claim":"${claim.id}","token":"${claim.token}"}'`}<//></div>
+      <div class="field"><span class="field-label">Or over HTTP</span><${Code}>${`curl -X POST ${claim.enrol_url} -H 'Content-Type: application/json' \\\n  -d '{"claim":"${claim.id}","token":"${claim.token}"}'`}<//></div>
     <//>`;
 }
