@@ -11,6 +11,9 @@ WORKERS_PER_CORE = 2  # most tests wait for servers and timeouts, they do not co
 WORKERS_MAX = 8  # each has its own PostgreSQL; with this many the longest file is what lasts
 QUICK_FOLDERS = {"unit", "contract"}
 
+# Platforms of several processes start at once, and each would want 8080 for its console.
+os.environ.setdefault("OUTRIDER_REGISTRY_HTTP_PORT", "0")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:

@@ -28,7 +28,18 @@ async def test_kill_each_part_once(tmp_path: Path, server_folder: Path) -> None:
         platform.wait_ready(60)
         state = platform.state
         sim = await asyncio.create_subprocess_exec(
-            *(OUTRIDER, "sim", "--url", state.mqtt_url, "--devices", "60", "--duration", "25", "--drain", "90"),
+            *(
+                OUTRIDER,
+                "sim",
+                "--data",
+                str(platform.data_dir),
+                "--devices",
+                "60",
+                "--duration",
+                "25",
+                "--drain",
+                "90",
+            ),
             *("--record", str(record), "--counter", "--json"),
             stdout=asyncio.subprocess.PIPE,
         )

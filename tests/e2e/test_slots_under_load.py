@@ -42,7 +42,7 @@ async def test_more_slots_and_fewer_while_devices_send(tmp_path: Path, server_fo
                 return int(row[0])
 
         sim = await asyncio.create_subprocess_exec(
-            *(OUTRIDER, "sim", "--url", platform.state.mqtt_url, "--devices", "40", "--rate", "2", "--duration", "20"),
+            *(OUTRIDER, "sim", "--data", str(platform.data_dir), "--devices", "40", "--rate", "2", "--duration", "20"),
             *("--record", str(record), "--json"),
             stdout=asyncio.subprocess.PIPE,
         )

@@ -32,6 +32,7 @@ VIEWER = "viewer"
 """The person whose read-only login at the broker is printed."""
 HOSTS = ("localhost", "127.0.0.1")
 """Names in the certificate of the embedded broker, which listens on loopback only."""
+PORT_VARIABLE = "OUTRIDER_REGISTRY_HTTP_PORT"
 CONSOLE_PORT = 8080
 """The console's port where it is free; else another one, kept from then on."""
 BOOTSTRAP_S = 60
@@ -118,13 +119,17 @@ def without_account(url: str) -> str:
 
 
 def console_port(data_dir: Path) -> int:
-    """The port of the console: the one of the last run, 8080 at the first; where that is taken, a free one."""
+    """The port of the console: OUTRIDER_REGISTRY_HTTP_PORT, else that of the last run, else 8080; where that is taken (or
+    0 is asked for), a free one."""
+    given = os.environ.get(PORT_VARIABLE, "")
+    if given.isdecimal() and int(given):
+        return int(given)
     path = data_dir / "console-port"
     try:
         port = int(path.read_text())
     except (OSError, ValueError):
-        port = CONSOLE_PORT
-    if not ports.is_free(port):
+        port = 0 if given == "0" else CONSOLE_PORT
+    if not port or not ports.is_free(port):
         port = ports.free_port()
     path.write_text(f"{port}\n")
     return port

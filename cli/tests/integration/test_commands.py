@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -18,6 +19,7 @@ from outrider.servers import ServerError, mosquitto, postgres
 from outrider.testing.fixtures import unavailable
 from outrider.testing.waiting import eventually
 from outrider_cli.platform import Platform
+from outrider_cli.sim.registration import login
 from outrider_cli.state import is_locked
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -53,9 +55,9 @@ def objects(text: str) -> list[Any]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-async def send(platform: Platform, topic: str, payload: bytes) -> None:
+async def send(platform: Platform, secret: str, topic: str, payload: bytes) -> None:
     connection = await Connection.open(
-        platform.state.mqtt_url,
+        login(platform.state.device_mqtt_url, "hand-1", {1: secret}),
         "hand-1",
         lambda delivery: None,
         clean_start=True,
@@ -64,6 +66,14 @@ async def send(platform: Platform, topic: str, payload: bytes) -> None:
     )
     await connection.publish(topic, payload)
     await connection.close()
+
+
+def is_let_in(platform: Platform, secret: str) -> bool:
+    """True once the broker knows the device: the registry tells it within a moment."""
+    command = [str(platform.data_dir / "bin/mosquitto_pub"), "-h", "127.0.0.1", "-u", "hand-1", "-P", secret, "-q", "1"]
+    port = str(urlsplit(platform.state.device_mqtt_url).port)
+    message = ["-p", port, "-t", "fleet/v1/demo/hand-1/event", "-m", '{"type":"hello"}']
+    return subprocess.run([*command, *message], check=False, capture_output=True, timeout=20).returncode == 0
 
 
 def value(platform: Platform, query: str) -> Any:
@@ -105,7 +115,9 @@ def test_query_of_an_unknown_device_says_so(platform: Platform) -> None:
 
 
 async def test_rejected_list_show_replay_purge(platform: Platform) -> None:
-    await send(platform, "fleet/v1/demo/hand-1/telemetry", b'{"temp_c":NaN}')
+    secret = json.loads(outrider(platform, "device", "create", "hand-1", "--json").stdout)["secret"]
+    await eventually(lambda: is_let_in(platform, secret))
+    await send(platform, secret, "fleet/v1/demo/hand-1/telemetry", b'{"temp_c":NaN}')
     kept = "SELECT id FROM rejected.message WHERE device = 'hand-1' ORDER BY id DESC LIMIT 1"
     first = await eventually(lambda: value(platform, kept))
     [row] = objects(outrider(platform, "rejected", "list", "--device", "hand-1", "--json").stdout)
