@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -207,7 +208,7 @@ class _BrokerStart:
         """Keep `at` right while connected. Raises Transient when the connection ends."""
         connection = await Connection.open(
             registry.settings.mqtt_url,
-            "svc:registry:uptime",
+            f"svc:registry:uptime:{secrets.token_hex(4)}",
             self._on_uptime,
             clean_start=True,
             session_expiry_s=0,
