@@ -50,7 +50,7 @@ class RejectedMessage(BaseModel):
 class RejectedDetail(RejectedMessage):
     """The same with its payload."""
 
-    payload: str | None = Field(description="As text; null where it is none.")
+    payload_text: str | None = Field(description="Null where it is no text.")
     payload_hex: str
     replayable: bool
 
@@ -89,7 +89,7 @@ async def list_rejected(
     registry: RegistryDep,
     who: Reader,
     page: PageDep,
-    reason: Reason | None = None,
+    reason: Annotated[Word | None, Query(description="Only with this reason code.")] = None,
     device: DeviceOption = None,
     replayed: Annotated[bool | None, Query(description="true: only those sent again; false: only the others.")] = None,
 ) -> RejectedMessages:
@@ -119,7 +119,7 @@ async def get_rejected(registry: RegistryDep, who: Reader, id: Id) -> RejectedDe
     return RejectedDetail(
         **row,
         explanation=explanation(row["reason"]),
-        payload=as_text(payload),
+        payload_text=as_text(payload),
         payload_hex=payload.hex(),
         replayable=replay.can_replay(row["topic"]),
     )
