@@ -56,6 +56,8 @@ class Reconciler:
     """Devices to look at, with the reason; the last one first."""
     refused: list[str] = field(default_factory=list)
     kicked: list[_Kicked] = field(default_factory=list)
+    stale_roles: set[str] = field(default_factory=set)
+    """Roles to remove once nobody holds them."""
     claim_over_s: float = math.inf
     """When the first claim is over, on the monotonic clock."""
 
@@ -83,6 +85,8 @@ class Reconciler:
             if self.queue:
                 await self.next_batch()
             metrics.QUEUE.set(len(self.queue))
+            if not self.queue:
+                await self._remove_stale_roles()
             if not self.queue and began_s is not None:
                 self._done(began_s)
                 began_s = None
@@ -142,7 +146,9 @@ class Reconciler:
         self._note_claims(named)
         metrics.CLIENTS.labels("desired").set(len(wanted.state.clients))
         metrics.CLIENTS.labels("actual").set(len(self.actual.clients))
-        await self._apply(accounts.plan(_others(wanted.state), _others(self.actual)), REPAIR)
+        commands = accounts.plan(_others(wanted.state), _others(self.actual))
+        self.stale_roles = {command["rolename"] for command in commands if command["command"] == "deleteRole"}
+        await self._apply([command for command in commands if command["command"] != "deleteRole"], REPAIR)
         differing = _differing(wanted.state, self.actual)
         # The last put is looked at first: whoever must go.
         for name in sorted(differing, key=lambda name: name not in wanted.state.clients):
@@ -174,6 +180,13 @@ class Reconciler:
             {name: self.actual.roles[name] for name in roles if name in self.actual.roles},
         )
         await self._apply(accounts.plan(wanted.state, actual), REPAIR if REPAIR in reasons.values() else CHANGE)
+
+    async def _remove_stale_roles(self) -> None:
+        # Mosquitto 2.0 frees a role that is removed from under its holders, and dies when it looks at them next.
+        held = {role for client in self.actual.clients.values() for role in client.roles} if self.stale_roles else set()
+        roles = sorted(self.stale_roles - held)
+        self.stale_roles.clear()
+        await self._apply([{"command": "deleteRole", "rolename": role} for role in roles], REPAIR)
 
     def _note_claims(self, wanted: Wanted) -> None:
         self.claim_over_s = time.monotonic() + wanted.over_s + 0.05
