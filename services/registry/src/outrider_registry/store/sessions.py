@@ -21,10 +21,12 @@ FROM registry.session s JOIN registry.account a ON a.id = s.account LEFT JOIN re
 WHERE s.hash = %s AND s.expires_at > now()
 """
 SEEN = "UPDATE registry.session SET seen_at = now() WHERE hash = %s"
+# An administrator of the platform begins in its only tenant, where there is just one.
 BEGIN = """
-INSERT INTO registry.session (hash, account, tenant, expires_at, address, by_link)
-SELECT %(hash)s, id, tenant, now() + %(hours)s * interval '1 hour', %(address)s, %(by_link)s
-FROM registry.account WHERE id = %(account)s
+INSERT INTO registry.session (hash, account, tenant, acting_in, expires_at, address, by_link)
+SELECT %(hash)s, id, tenant, CASE WHEN tenant IS NULL THEN (SELECT max(name) FROM registry.tenant HAVING count(*) = 1) END,
+       now() + %(hours)s * interval '1 hour', %(address)s, %(by_link)s
+FROM registry.account WHERE id = %(account)s RETURNING coalesce(tenant, acting_in)
 """
 END = "DELETE FROM registry.session WHERE hash = %s"
 END_OTHERS = "DELETE FROM registry.session WHERE account = %s AND hash IS DISTINCT FROM %s"
@@ -78,11 +80,11 @@ async def find(connection: psycopg.AsyncConnection, hash_: bytes) -> Found | Non
 
 async def begin(
     connection: psycopg.AsyncConnection, hash_: bytes, account: UUID, hours: float, address: str, *, by_link: bool
-) -> None:
-    """A new session of this account."""
-    await connection.execute(
-        BEGIN, {"hash": hash_, "account": account, "hours": hours, "address": address, "by_link": by_link}
-    )
+) -> str | None:
+    """A new session of this account; returns the tenant it acts in."""
+    arguments = {"hash": hash_, "account": account, "hours": hours, "address": address, "by_link": by_link}
+    row = await (await connection.execute(BEGIN, arguments)).fetchone()
+    return row[0] if row else None
 
 
 async def end(connection: psycopg.AsyncConnection, hash_: bytes) -> None:
