@@ -13,7 +13,7 @@ from outrider.runtime.consumer import ConsumerSettings
 from outrider.runtime.mqtt import Delivery
 from outrider.runtime.service import Chassis, Service
 from outrider.runtime.slots import Lease
-from outrider_registry import broker, control
+from outrider_registry import broker, control, housekeeping
 from outrider_registry.api import build_api
 from outrider_registry.context import Registry
 from outrider_registry.http import HttpServer
@@ -32,11 +32,11 @@ async def build(chassis: Chassis[Settings]) -> None:
     except BadMasterKey as error:
         raise SystemExit(f"The registry has no usable master key. {error}") from None
     server = HttpServer(settings)
-    registry = Registry(settings, chassis.database, keys, chassis.publisher, settings.registry_url or server.url)
+    url = (settings.registry_url or server.url).rstrip("/")
+    registry = Registry(settings, chassis.database, keys, chassis.publisher, url)
     server.app = build_api(registry)
-    leader = Leader(
-        settings.database_url, chassis.database.application_name, [*broker.duties(registry), *control.duties(registry)]
-    )
+    duties = [*broker.duties(registry), *control.duties(registry), *housekeeping.duties(registry)]
+    leader = Leader(settings.database_url, chassis.database.application_name, duties)
 
     async def handle(lease: Lease, deliveries: Sequence[Delivery]) -> None:
         await control.handle(registry, deliveries)

@@ -88,7 +88,11 @@ class HttpServer:
             await serving
             raise
         finally:
-            self._socket.close()
+            self.close()
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._socket.close()
 
     def problem(self) -> str | None:
         """What keeps it from answering."""

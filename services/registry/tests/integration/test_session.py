@@ -278,3 +278,15 @@ async def test_a_token_cannot_change_how_its_owner_signs_in(api: Api) -> None:
         ("DELETE", "session/totp", {"password": PASSWORD}),
     ):
         assert (await api.token.request(method, path, json=body)).status_code == 403
+
+
+async def test_an_administrator_of_the_platform_begins_in_its_only_tenant(api: Api, database: Database) -> None:
+    root = await api.sign_in(None, "root", "admin")
+    await with_password(api, root)
+    assert (await sign_in(api, "root"))[1].json()["tenant"] is None, "there are two"
+    database.rows("DELETE FROM registry.account WHERE tenant = 'other'")
+    database.rows("DELETE FROM registry.tenant WHERE name = 'other'")
+    client, answer = await sign_in(api, "root")
+    assert answer.json()["tenant"] == "acme"
+    assert (await client.get("session")).json()["tenant"] == "acme"
+    assert (await sign_in(api, "root"))[1].json()["home"] is None

@@ -7,7 +7,8 @@ import importlib.util
 
 from fastapi import APIRouter, FastAPI
 
-from outrider_registry.api import answers
+from outrider_registry import console
+from outrider_registry.api import answers, document
 from outrider_registry.api.authentication import Authentication
 from outrider_registry.api.guards import Guards
 from outrider_registry.api.idempotent import Idempotency
@@ -52,8 +53,8 @@ def routers() -> list[APIRouter]:
     return found
 
 
-def build_api(registry: Registry) -> FastAPI:
-    """The application that HttpServer serves."""
+def application() -> FastAPI:
+    """The routes and their description, without a registry behind them."""
     app = FastAPI(
         title="Outrider",
         version="1",
@@ -61,15 +62,21 @@ def build_api(registry: Registry) -> FastAPI:
         redoc_url=None,
         openapi_url=f"{PREFIX}/openapi.json",
         default_response_class=answers.Answer,
+        generate_unique_id_function=lambda route: f"{route.endpoint.__module__.rpartition('.')[2]}-{route.name}",
     )
-    app.state.registry = registry
-    for router in routers():
+    found = routers()
+    for router in found:
         app.include_router(router, prefix=PREFIX)
+    document.install(app, found, PREFIX)
     answers.install(app)
-    if importlib.util.find_spec("outrider_registry.console") is not None:
-        console = importlib.import_module("outrider_registry.console")
-        if hasattr(console, "mount"):
-            console.mount(app)
+    return app
+
+
+def build_api(registry: Registry) -> FastAPI:
+    """The application that HttpServer serves: routes, guards, console."""
+    app = application()
+    app.state.registry = registry
+    console.mount(app)
     # The one added last is the outermost.
     app.add_middleware(Idempotency, registry=registry)
     app.add_middleware(Authentication, registry=registry)

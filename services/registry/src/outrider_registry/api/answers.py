@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from psycopg import errors as pg
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -26,8 +28,15 @@ _PLACES = {"query": "query parameter ", "path": "path: ", "header": "header ", "
 class Answer(JSONResponse):
     """JSON; an object with an integer `version` gets it as its ETag."""
 
-    def __init__(self, content: Any = None, *arguments: Any, **options: Any) -> None:
-        super().__init__(content, *arguments, **options)
+    def __init__(
+        self,
+        content: Any = None,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+        background: BackgroundTask | None = None,
+    ) -> None:
+        super().__init__(content, status_code, headers, media_type, background)
         version = content.get("version") if isinstance(content, dict) else None
         if isinstance(version, int) and not isinstance(version, bool):
             self.headers.setdefault("etag", f'"{version}"')

@@ -92,7 +92,7 @@ def etag(version: int) -> str:
 def expected_version(
     request: Request,
     if_match: Annotated[
-        str | None, Header(description="The ETag of what you read; `*` overwrites.", examples=["*"])
+        str | None, Header(alias="If-Match", description="The ETag of what you read; `*` overwrites.", examples=["*"])
     ] = None,
 ) -> int | None:
     """The version that If-Match names; None for `*`. Raises VersionRequired when it is missing, Invalid when it is none."""

@@ -115,7 +115,7 @@ async def begin_session(
     hours = registry.settings.session_hours
     async with home_of(registry, account) as connection:
         await attempt.forgive(connection)
-        await sessions.begin(connection, digest(cookie), account.id, hours, address, by_link=by_link)
+        tenant = await sessions.begin(connection, digest(cookie), account.id, hours, address, by_link=by_link)
         user = f"user:{account.name}"
         await audit.append(connection, account.tenant, user, "session.begin", user, {"by_link": by_link}, address)
     response.set_cookie(
@@ -127,7 +127,7 @@ async def begin_session(
         httponly=True,
         samesite="strict",
     )
-    return describe(registry, account, account.tenant, sorted(scopes_of(account.role, account.tenant)), cookie)
+    return describe(registry, account, tenant, sorted(scopes_of(account.role, account.tenant)), cookie)
 
 
 def describe(
