@@ -341,7 +341,7 @@ def main(
     folder.chmod(0o711)  # the account of root's PostgreSQL passes through
     began_s = time.monotonic()
     try:
-        with Mosquitto(folder / "mosquitto") as broker, Postgres(folder / "postgres") as postgres:
+        with Mosquitto(folder / "mosquitto", test_account=True) as broker, Postgres(folder / "postgres") as postgres:
             database_url = prepare_database(postgres.url).admin_url
             setting = Setting(broker.url, database_url, folder, messages, rate, store_s, lease_timeout_s)
             results = []

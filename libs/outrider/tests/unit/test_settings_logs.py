@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from outrider.runtime.settings import BAD_SETTINGS_EXIT_CODE, ServiceSettings, l
 def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     values: dict[str, Any] = {
         "mqtt_url": "mqtts://broker.test",
+        "mqtt_ca_file": Path("/etc/outrider/ca.crt"),
         "database_url": "postgresql://db.test/x",
         "http_host": "0.0.0.0",
         "http_port": 8080,
@@ -35,6 +37,19 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     for name, value in values.items():
         monkeypatch.setenv(variable(ServiceSettings, name), str(value))
     assert load(ServiceSettings).model_dump() == values
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("mqtts://svc%3Aingest:p@b:1", "mqtts://svc%3Aingest:p@b:1?cafile=%2Fca+of+ours.crt"),
+        ("mqtts://b:1?cafile=/other.crt", "mqtts://b:1?cafile=/other.crt"),
+        ("mqtt://b:1", "mqtt://b:1"),
+    ],
+)
+def test_the_authority_to_trust_goes_with_the_address(url: str, expected: str) -> None:
+    assert ServiceSettings(mqtt_url=url, mqtt_ca_file=Path("/ca of ours.crt")).broker_url == expected
+    assert ServiceSettings(mqtt_url=url).broker_url == url
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,11 @@ class Seen:
         """These were heard now, but for what was refused because of its sender and for what is only replayed."""
         heard = self._heard
         for message in messages:
-            if not message.foreign and not message.replayed and message.identity.problem is None:
-                heard[message.identity.device] = (message.identity.tenant, message.delivery.received_ms)
+            if message.foreign or message.replayed:
+                continue
+            identity = message.identity
+            if identity.problem is None:
+                heard[identity.device] = (identity.tenant, message.received_ms)
 
     async def write(self, database: Database, now_ms: int) -> None:
         """Store what is due. Raises Transient; then it is due again."""

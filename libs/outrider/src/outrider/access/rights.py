@@ -49,6 +49,7 @@ DEVICE_RECEIVES: tuple[Topic, ...] = (
 _NOT_OF_CHILDREN = (topics.CREDENTIAL, topics.CREDENTIAL_CONFIRM)
 """A child that connects itself gets its secrets itself; one that does not has none."""
 _RAW = (topics.TELEMETRY.filter() + "/#", topics.LOG.filter(), topics.EVENT.filter())
+_BUS = (topics.BUS_SAMPLES, topics.BUS_LOGS, topics.BUS_EVENTS, topics.BUS_TRIPS)
 _SECRETS = (topics.CREDENTIAL.filter() + "/#", "fleet/v1/-/#")
 """Topics on which secrets travel; whoever may read many topics is denied these."""
 
@@ -227,9 +228,9 @@ SERVICES: Mapping[str, Acls] = {
 
 
 def service_role(service: str) -> Acls:
-    """Rights of a service. One that is not part of the platform may read what devices say, and nothing else."""
+    """Rights of a service. One that is not part of the platform may read the bus, and nothing else."""
     known = SERVICES.get(service)
-    return known if known is not None else (*_reads(*_RAW), *_closed())
+    return known if known is not None else (*_reads(*(bus.filter() for bus in _BUS)), *_closed())
 
 
 # -------------------------------------------------------------------------------------------- names, and how they are told

@@ -27,7 +27,7 @@ class ServiceSettings(BaseSettings):
         "(`mqtt://svc%3Aingest:PASSWORD@HOST:1883`); mqtts:// for TLS.",
     )
     mqtt_ca_file: Path | None = Field(
-        None, description="Certificate of the authority that an mqtts:// broker's own is from; empty: the machine's."
+        None, description="Certificate of the authority that an mqtts:// broker's own is from; unset: the machine's."
     )
     database_url: str = Field(
         "postgresql://127.0.0.1:5432/outrider", description="PostgreSQL with this service's own role."

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from outrider.access import bootstrap
 from outrider.runtime.errors import Transient
 from outrider.runtime.service import Service
 from outrider.servers import Mosquitto, Postgres
@@ -47,9 +48,13 @@ class ConsumerContract(ABC):
         yield
 
     def running(self, mosquitto: Mosquitto, database: Database, **settings: Any) -> Any:
-        """The service under test, running with its own account at the broker: least rights must be enough."""
-        url = database.service_urls[self.service.name]
-        account = mosquitto.url_of(self.service.name)
+        """The service under test, running with its own account at the broker: least rights must be enough.
+
+        One that is not installed has none and runs with the test's.
+        """
+        name = self.service.name
+        url = database.service_urls[name]
+        account = mosquitto.url_of(name) if name in bootstrap.services() else mosquitto.url
         return running(self.service, account, url, **{**self.settings, **settings})
 
     async def all_stored(self, database: Database, count: int, timeout_s: float = 30.0) -> None:
