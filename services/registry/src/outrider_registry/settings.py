@@ -70,3 +70,9 @@ class Settings(ServiceSettings):
         gt=0,
         description="A device that was kicked or says it is online, and is silent for so long, is asked about.",
     )
+    map_tiles: str = Field(
+        "",
+        pattern=r"^(https?://[^\s;,'\"]+)?$",
+        description="Map tiles for the console (https://tiles.example.org/{z}/{x}/{y}.png); empty: its own outlines, no internet.",
+    )
+    map_attribution: str = Field("", description="What the provider of the tiles wants to be named as, on the map.")

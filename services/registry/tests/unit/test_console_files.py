@@ -19,14 +19,14 @@ IMPORT = re.compile(r"""(?:from|import)\s*\(?\s*"(\.[^"]+)\"""")
 LOADED = re.compile(r"""load(?:Script|Style)\("([^"]+)"\)""")
 
 
-def client() -> httpx.AsyncClient:
+def client(map_tiles: str = "", map_attribution: str = "") -> httpx.AsyncClient:
     app = FastAPI()
 
     @app.exception_handler(Problem)
     async def problem(request: object, error: Problem) -> JSONResponse:
         return JSONResponse({"detail": error.detail}, error.status)
 
-    console.mount(app)
+    console.mount(app, map_tiles, map_attribution)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://console")
 
 
@@ -74,6 +74,18 @@ async def test_static_of_another_version_is_asked_for_again() -> None:
         again = await http.get("/static/0123456789ab/js/app.js", headers={"If-None-Match": first.headers["etag"]})
     assert again.status_code == 304
     assert again.content == b""
+
+
+async def test_map_tiles_are_named_in_the_page_and_allowed_by_its_policy() -> None:
+    async with client() as http:
+        policy = (await http.get("/")).headers["content-security-policy"]
+        assert "img-src 'self' data: blob:;" in policy
+        assert "unsafe" not in policy
+    async with client("https://{s}.tiles.example.org/{z}/{x}/{y}.png?a=1&b=2", '"Ours" & <others>') as http:
+        page = await http.get("/map")
+    assert "img-src 'self' data: blob: https://*.tiles.example.org;" in page.headers["content-security-policy"]
+    assert 'content="https://{s}.tiles.example.org/{z}/{x}/{y}.png?a=1&amp;b=2"' in page.text
+    assert 'data-attribution="&quot;Ours&quot; &amp; &lt;others&gt;"' in page.text
 
 
 def test_assets_follow_a_changed_file(tmp_path: Path) -> None:

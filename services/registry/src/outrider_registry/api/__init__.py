@@ -76,7 +76,7 @@ def build_api(registry: Registry) -> FastAPI:
     """The application that HttpServer serves: routes, guards, console."""
     app = application()
     app.state.registry = registry
-    console.mount(app)
+    console.mount(app, registry.settings.map_tiles, registry.settings.map_attribution)
     # The one added last is the outermost.
     app.add_middleware(Idempotency, registry=registry)
     app.add_middleware(Authentication, registry=registry)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import html
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 
@@ -26,7 +28,10 @@ TYPES = {
     ".md": "text/plain; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_PLACE_OF_VERSION = b"{VERSION}"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:{tiles}; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; "
+    "form-action 'self'"
+)
 _WORTH_COMPRESSING_BYTES = 500
 
 
@@ -50,8 +55,9 @@ def asset(content: bytes, suffix: str) -> Asset:
 class Assets:
     """All files of the console, read again when one of them has changed: edit, then reload the page."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path = FOLDER, map_tiles: str = "", map_attribution: str = "") -> None:
         self._folder = folder
+        self._places = {"{MAP_TILES}": map_tiles, "{MAP_ATTRIBUTION}": map_attribution}
         self._read_at: tuple[int, int] = (0, 0)
         self.version = ""
         self.files: dict[str, Asset] = {}
@@ -72,7 +78,10 @@ class Assets:
             files[path.relative_to(self._folder / "static").as_posix()] = same or asset(content, path.suffix)
         digest = hashlib.sha256("".join(f"{name} {files[name].etag}\n" for name in sorted(files)).encode())
         self.files, self.version, self._read_at = files, digest.hexdigest()[:12], now
-        self.index = asset(index.read_bytes().replace(_PLACE_OF_VERSION, self.version.encode()), ".html")
+        text = index.read_text()
+        for place, value in {"{VERSION}": self.version, **self._places}.items():
+            text = text.replace(place, html.escape(value))
+        self.index = asset(text.encode(), ".html")
 
 
 def answer(request: Request, found: Asset, cache: str) -> Response:
@@ -87,9 +96,19 @@ def answer(request: Request, found: Asset, cache: str) -> Response:
     return Response(content, media_type=found.type, headers=headers)
 
 
-def mount(app: FastAPI) -> None:
-    """Serve the console from this application. Call it last: it takes every GET that no other route has taken."""
-    assets = Assets()
+def policy(map_tiles: str = "") -> str:
+    """The content-security policy of the page: nothing but our own, and images from where map tiles are."""
+    parts = urlsplit(map_tiles.replace("{s}", "*"))
+    return CONTENT_SECURITY_POLICY.format(tiles=f" {parts.scheme}://{parts.netloc}" if map_tiles else "")
+
+
+def mount(app: FastAPI, map_tiles: str = "", map_attribution: str = "") -> None:
+    """Serve the console from this application. Call it last: it takes every GET that no other route has taken.
+
+    `map_tiles` is an address with {z}, {x} and {y} (and {s}) of a server of map tiles, or empty.
+    """
+    assets = Assets(FOLDER, map_tiles, map_attribution)
+    guarded = {"Content-Security-Policy": policy(map_tiles)}
 
     @app.api_route("/static/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
     async def static(request: Request, path: str) -> Response:
@@ -107,4 +126,6 @@ def mount(app: FastAPI) -> None:
         if path == "api" or path.startswith("api/"):
             raise NotFound("There is nothing here. See /api/v1/openapi.json for what there is.")
         assets.refresh()
-        return answer(request, assets.index, ASK_AGAIN)
+        response = answer(request, assets.index, ASK_AGAIN)
+        response.headers.update(guarded)
+        return response

@@ -1,5 +1,5 @@
-// Maps: Leaflet over outlines of the world that are part of the console, so it needs no server of tiles.
-import { session } from "./api.js";
+// Maps: Leaflet over outlines of the world that are part of the console, so it needs no server of tiles. Where one is set
+// (OUTRIDER_MAP_TILES), its tiles lie over them.
 import { colour, onTheme } from "./colours.js";
 import { asset, html, loadScript, loadStyle, useEffect, useRef, useState } from "./core.js";
 import { deviceLayer } from "./map-devices.js";
@@ -75,11 +75,11 @@ function build(L, world, element, onOpen) {
   const ground = map.createPane("ground");
   ground.style.zIndex = 150; // below tiles, which hide it where they are
   const outline = groundLayer(L, world).addTo(map);
-  const tiles = session.get()?.map_tiles;
-  if (tiles) {
-    L.tileLayer(typeof tiles === "string" ? tiles : tiles.url, { maxZoom: 19 }).addTo(map);
-    const credit = tiles.attribution;
-    if (credit) L.control.attribution({ prefix: false }).addAttribution(credit.replace(/[<>&]/g, "")).addTo(map);
+  const tiles = document.querySelector("meta[name=map-tiles]");
+  if (tiles?.content) {
+    L.tileLayer(tiles.content, { maxZoom: 19, referrerPolicy: "origin" }).addTo(map);
+    const { attribution } = tiles.dataset;
+    if (attribution) L.control.attribution({ prefix: false }).addAttribution(attribution.replace(/[<>&]/g, "")).addTo(map);
   }
   const layer = deviceLayer(L, onOpen).addTo(map);
   const trackLayer = L.layerGroup().addTo(map);

@@ -18,9 +18,9 @@ export const ROUTES = [
   { path: "/rejected", load: rejected },
   { path: "/rejected/:id", load: rejected },
   { path: "/sequences", load: () => import("./pages/sequences.js") },
-  { path: "/audit", load: () => import("./pages/audit.js") },
-  { path: "/users", load: () => import("./pages/users.js") },
-  { path: "/tokens", load: () => import("./pages/tokens.js") },
+  { path: "/audit", load: () => import("./pages/audit.js"), anyTenant: true },
+  { path: "/users", load: () => import("./pages/users.js"), anyTenant: true },
+  { path: "/tokens", load: () => import("./pages/tokens.js"), anyTenant: true },
   { path: "/tenants", load: () => import("./pages/tenants.js"), anyTenant: true },
   { path: "/profile", load: () => import("./pages/profile.js"), anyTenant: true },
 ];

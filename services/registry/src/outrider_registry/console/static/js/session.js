@@ -16,11 +16,32 @@ export const can = (scope) => session.get()?.scopes?.includes(scope) ?? false;
 /** Ask who is signed in. Sets `session` to null when nobody is; throws when the registry cannot tell. */
 export async function readSession() {
   try {
-    session.set(await get("/session"));
+    session.set(asked(await get("/session")));
   } catch (error) {
     if (error.status !== 401) throw error;
     session.set(null);
   }
+}
+
+const LATER = "password-later";
+
+/** Whoever came by a one-time link may put the password off, until this tab is closed. */
+export function passwordLater() {
+  try {
+    sessionStorage.setItem(LATER, session.get().name);
+  } catch {
+    // asked again after a reload
+  }
+  session.set((now) => ({ ...now, must_set_password: false }));
+}
+
+function asked(who) {
+  try {
+    if (sessionStorage.getItem(LATER) === who.name) return { ...who, must_set_password: false };
+  } catch {
+    // without storage it is asked
+  }
+  return who;
 }
 
 /** Read counts and the stop again; does nothing before a tenant is chosen. */
@@ -33,7 +54,7 @@ export async function readOverview() {
 
 /** Platform administrators: look at another tenant. */
 export async function actIn(tenant) {
-  session.set(await patch("/session", { acting_in: tenant }));
+  session.set(asked(await patch("/session", { acting_in: tenant })));
   overview.set(null);
   await readOverview();
 }

@@ -1,9 +1,9 @@
 // For administrators of the platform: which tenant they look at.
 import { all, session } from "./api.js";
-import { html, useShared } from "./core.js";
+import { html, useEffect, useShared } from "./core.js";
 import { navigate } from "./router.js";
 import { actIn } from "./session.js";
-import { Button, Empty, Loaded, Page, toast, useData } from "./ui.js";
+import { Button, Empty, Loaded, Page, Spinner, toast, useData } from "./ui.js";
 
 const read = () => all("/tenants", { limit: 500 });
 
@@ -21,9 +21,14 @@ export function TenantSwitch() {
       </select></label>`;
 }
 
-/** In place of a page that needs a tenant. */
+/** In place of a page that needs a tenant; of one only there is nothing to choose. */
 export function TenantChoice() {
   const tenants = useData(read, []);
+  const only = tenants.data?.length === 1 ? tenants.data[0].name : null;
+  useEffect(() => {
+    if (only) actIn(only).catch(toast);
+  }, [only]);
+  if (only) return html`<div class="waiting"><${Spinner} /></div>`;
   return html`
     <${Page} title="Choose a tenant" note="You administrate the platform. Pick whose devices to look at; you can change it at the top at any time.">
       <${Loaded} from=${tenants}>${(found) => found.length === 0

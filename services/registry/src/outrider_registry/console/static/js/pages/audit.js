@@ -28,7 +28,7 @@ export default function Audit() {
   };
   const columns = [
     { key: "at", title: "When", render: (one) => html`<span class="two-lines"><span class="nowrap">${dateTime(one.at)}</span><span>#${count(one.number)}${one.address && ` from ${one.address}`}</span></span>` },
-    { key: "actor", title: "Who", render: (one) => html`<button type="button" class="filter-by" title="Only theirs" onClick=${() => setQuery({ actor: one.actor })}>${one.actor.replace(/^user:/, "")}</button>` },
+    { key: "actor", title: "Who", render: (one) => html`<button type="button" class="filter-by" title="Only theirs" onClick=${() => setQuery({ actor: one.actor })}>${who(one.actor)}</button>` },
     { key: "action", title: "Did", render: (one) => html`<button type="button" class="filter-by mono" title="Only these" onClick=${() => setQuery({ action: one.action })}>${one.action}</button>` },
     { key: "object", title: "To", wide: true, render: (one) => html`<${ObjectOf} name=${one.object} onFilter=${() => setQuery({ object: one.object })} />` },
     { key: "detail", title: "Detail", wide: true, grow: true, render: (one) => Object.keys(one.detail ?? {}).length > 0 && (opened.has(one.number)
@@ -49,6 +49,12 @@ export default function Audit() {
         : html`<${Table} label="Audit" rows=${[...page.items, ...more.items]} rowKey=${(one) => one.number} columns=${columns} onOpen=${toggle} busy=${lines.loading} />
             ${more.next && html`<div class="more"><${Button} icon="down" onClick=${further}>Older<//></div>`}`}<//>
     <//>`;
+}
+
+/** "ann", or "ann by token 692fb05a". */
+function who(actor) {
+  const [, owner, token] = /^token:(.*)\/([^/]+)$/.exec(actor) ?? [];
+  return token ? html`${owner} <span class="faint">by token ${token.slice(0, 8)}</span>` : actor.replace(/^user:/, "");
 }
 
 function Filter({ title, example, value, onValue, first }) {

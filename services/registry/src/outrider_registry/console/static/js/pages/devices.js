@@ -42,7 +42,7 @@ export default function Devices() {
   }, [key, cursor], { every: REFRESH_MS });
   const metrics = useData(() => all("/metrics", { limit: 500 }), []);
   const numeric = (metrics.data ?? []).filter((one) => one.kind === "number" && one.seen !== false).map((one) => one.name);
-  const wanted = metric ?? numeric[0] ?? "";
+  const wanted = metric ?? numeric.find((name) => name.startsWith("speed")) ?? numeric[0] ?? "";
   // The list itself does not wait for its sparklines.
   const ids = page.data?.items.map((one) => one.id).join(" ");
   const lines = useData(async (signal) => {

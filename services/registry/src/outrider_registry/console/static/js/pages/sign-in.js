@@ -2,6 +2,7 @@
 import { post, session } from "../api.js";
 import { html, useEffect, useShared, useState } from "../core.js";
 import { navigate, useLocation } from "../router.js";
+import { passwordLater } from "../session.js";
 import { Field, Form, Logo, Spinner, toast, useForm } from "../ui.js";
 
 export default function SignIn() {
@@ -92,5 +93,6 @@ function FirstPassword({ name }) {
       <input type="text" name="username" autocomplete="username" value=${name} readonly hidden />
       <${Field} label="New password" type="password" required autofocus minlength="12" autocomplete="new-password" hint="At least 12 characters." ...${form.bind("fresh")} />
       <${Field} label="Once more" type="password" required autocomplete="new-password" error=${different ? "Differs from the first." : undefined} ...${form.bind("again")} />
-    <//>`;
+    <//>
+    <p class="hint">The link was good once. <button type="button" class="as-link" onClick=${passwordLater}>Not now</button>: you will need another link the next time.</p>`;
 }
