@@ -283,7 +283,7 @@ class Work:
                 self._fail(device, f"There is no device {gateway} to be the gateway. Put it into an earlier row.")
             elif gateway_of[gateway] is not None:
                 self._fail(device, f"{gateway} is behind a gateway itself. Gateways do not chain.")
-            elif device in parents or device in named:
+            elif device in parents:
                 self._fail(device, "It is a gateway of other devices, so it cannot be behind one.")
 
 
