@@ -150,7 +150,7 @@ async def _come_back(at: At, database: Any, names: list[str], tenant_of: dict[st
         return sum(device.connected for device in fleet)
 
     async def all_back(what: str) -> float:
-        await _until(lambda: connected() == len(fleet), what, lambda: f"{connected():,} connected")
+        await _until(lambda: connected() == len(fleet), what, lambda: f"{_accounts(at.server):,} accounts, {connected():,} connected")
         return time.monotonic() - began
 
     try:

@@ -192,5 +192,5 @@ def test_acl_file_says_of_devices_what_the_tenants_role_says() -> None:
 
 def test_production_acl_file_is_the_rendered_one(repository_root: Path) -> None:
     assert (repository_root / "mosquitto" / "acl").read_text() == rights.acl_file(), (
-        "mosquitto/acl differs from the code: outrider broker acl-file > mosquitto/acl"
+        "mosquitto/acl differs from the code: outrider broker acl > mosquitto/acl"
     )

@@ -57,7 +57,7 @@ async def watch(registry: Registry, path: Path, changes: Changes) -> None:
 
 async def _repair(registry: Registry, path: Path, wrong: str) -> None:
     log.error("broker_file_lost", extra={"file": str(path), "reason": wrong})
-    dynsec = await Dynsec.open(registry.settings.mqtt_url)
+    dynsec = await Dynsec.open(registry.settings.broker_url)
     try:
         refused = await dynsec.apply([accounts.deny_by_default()])
     finally:

@@ -290,7 +290,7 @@ def _differing(wanted: State, actual: State) -> list[str]:
 
 async def reconcile(registry: Registry, changes: Changes) -> None:
     """Connect and work until the connection ends. Raises Transient."""
-    dynsec = await Dynsec.open(registry.settings.mqtt_url)
+    dynsec = await Dynsec.open(registry.settings.broker_url)
     log.info("broker_control_connected", extra={"user_patterns": dynsec.knows_user_patterns})
     try:
         await Reconciler(registry, dynsec).run(changes)
