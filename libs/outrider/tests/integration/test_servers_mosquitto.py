@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -130,6 +131,18 @@ def test_start_with_a_wrong_option_fails_with_its_log(tmp_path: Path, program: m
     with pytest.raises(ServerError, match="ended during its start") as caught:
         broker.start()
     assert "no_such_option" in str(caught.value)
+
+
+def test_a_device_port_that_was_taken_meanwhile_is_replaced(tmp_path: Path, program: mosquitto.Program) -> None:
+    broker = Mosquitto(tmp_path, program=program, test_account=True)
+    port, device_port = broker.port, broker.device_port
+    with socket.socket() as thief:
+        thief.bind(("127.0.0.1", device_port))
+        thief.listen()
+        with broker:
+            assert broker.device_port != device_port
+            subscribe_and_leave(broker, "reader", "t/#")
+    assert port != broker.port, "which of them was taken is not known, so both are new"
 
 
 async def test_queue_is_not_cut_at_the_stock_1000(broker: Mosquitto) -> None:
