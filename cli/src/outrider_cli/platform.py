@@ -397,6 +397,7 @@ class Platform:
                 ),
                 **({"OUTRIDER_DYNSEC_FILE": str(self._mosquitto.dynsec_file)} if self._mosquitto else {}),
                 **({"OUTRIDER_TLS_FOLDER": str(self._tls_folder)} if self._tls_folder else {}),
+                **({"OUTRIDER_BROKER_KEEP_ACCOUNTS": "svc:test"} if self._test_account else {}),
                 **(
                     {"OUTRIDER_DEVICE_CERTIFICATE_MQTT_URL": state.device_certificate_url}
                     if state.device_certificate_url
