@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from outrider.testing.fixtures import Database
 from outrider_registry.testing import Api, Client
 
@@ -85,33 +83,33 @@ async def test_disabling_and_enabling_keeps_everything(api: Api, database: Datab
     assert (await api.operator.post("devices/van-7/enable")).status_code == 409, "its claim decides"
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"id": "Van"},
-        {"id": "-van"},
-        {"id": "v" * 64},
-        {"tags": ["Red"]},
-        {"tags": [f"t{n}" for n in range(33)]},
-        {"latitude": 52.5},
-        {"latitude": 91, "longitude": 0},
-        {"name": "a\0b"},
-        {"name": "n" * 201},
-        {"gateway": "nobody"},
-        {"gateway": "van-7"},
-        {"gateway": "child"},
-        {"gateway": "theirs"},
-        {"colour": "red"},
-    ],
-)
-async def test_what_cannot_be_is_refused(api: Api, fields: dict[str, Any]) -> None:
+NO_DEVICES: list[dict[str, Any]] = [
+    {"id": "Van"},
+    {"id": "-van"},
+    {"id": "v" * 64},
+    {"tags": ["Red"]},
+    {"tags": [f"t{n}" for n in range(33)]},
+    {"latitude": 52.5},
+    {"latitude": 91, "longitude": 0},
+    {"name": "a\0b"},
+    {"name": "n" * 201},
+    {"gateway": "nobody"},
+    {"gateway": "van-7"},
+    {"gateway": "child"},
+    {"gateway": "theirs"},
+    {"colour": "red"},
+]
+
+
+async def test_what_cannot_be_is_refused(api: Api) -> None:
     await register(api.admin, "pi-1")
     await register(api.admin, "child", gateway="pi-1")
     await register(api.other, "theirs")
-    answer = await api.admin.post("devices", json={"id": "van-7", **fields})
-    assert answer.status_code == 422, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["detail"]
+    for fields in NO_DEVICES:
+        answer = await api.admin.post("devices", json={"id": "van-7", **fields})
+        assert answer.status_code == 422, (fields, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["detail"]
 
 
 async def test_gateways_do_not_chain(api: Api) -> None:

@@ -117,7 +117,8 @@ async def test_devices_that_the_ledger_knows_are_adopted(api: Api, database: Dat
     await api.other.post("devices", json={"id": "theirs"})
     await api.admin.post("devices", json={"id": "known"})
     database.rows(
-        "INSERT INTO telemetry.seen (device, tenant, seen_at) SELECT d, 'acme', now() FROM unnest(ARRAY['heard', 'theirs', 'known']) d"
+        "INSERT INTO telemetry.seen (device, tenant, seen_at) "
+        "SELECT d, 'acme', now() FROM unnest(ARRAY['heard', 'theirs', 'known']) d"
     )
     database.rows("INSERT INTO telemetry.seen (device, tenant, seen_at) VALUES ('foreign', 'other', now())")
     database.rows(

@@ -87,24 +87,24 @@ async def test_series_come_in_buckets_with_their_envelope(api: Api, fleet: Datab
     assert (len(short["series"][0]["t"]), short["series"][0]["truncated"]) == (2, True)
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"series": "van-1"},
-        {"series": "van-1:a b"},
-        {"series": [f"d-{n}:x" for n in range(21)]},
-        {},
-        {"series": "van-1:x", "points": 2001},
-        {"series": "van-1:x", "aggregation": "median"},
-        {"series": "van-1:x", "from": "2026-03-02T00:00Z", "to": "2026-03-01T00:00Z"},
-        {"series": "van-1:x", "from": "2006-03-02T00:00Z", "to": "2026-03-01T00:00Z"},
-        {"series": "van-1:x", "to": "0001-01-01T00:00Z"},
-        {"series": "van-1:x", "from": "yesterday"},
-    ],
-)
-async def test_impossible_ranges_are_refused(api: Api, query: dict[str, Any]) -> None:
-    answer = await api.viewer.get("data", params=query)
-    assert answer.status_code == 422, answer.text
+IMPOSSIBLE: list[dict[str, Any]] = [
+    {"series": "van-1"},
+    {"series": "van-1:a b"},
+    {"series": [f"d-{n}:x" for n in range(21)]},
+    {},
+    {"series": "van-1:x", "points": 2001},
+    {"series": "van-1:x", "aggregation": "median"},
+    {"series": "van-1:x", "from": "2026-03-02T00:00Z", "to": "2026-03-01T00:00Z"},
+    {"series": "van-1:x", "from": "2006-03-02T00:00Z", "to": "2026-03-01T00:00Z"},
+    {"series": "van-1:x", "to": "0001-01-01T00:00Z"},
+    {"series": "van-1:x", "from": "yesterday"},
+]
+
+
+async def test_impossible_ranges_are_refused(api: Api) -> None:
+    for query in IMPOSSIBLE:
+        answer = await api.viewer.get("data", params=query)
+        assert answer.status_code == 422, (query, answer.text)
 
 
 async def test_a_range_that_takes_too_long_asks_for_a_shorter_one(

@@ -1,0 +1,139 @@
+"""Rejected messages: looked at, sent again through a real broker to the real ingest and writer, thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from outrider.servers import Mosquitto
+from outrider.testing.fixtures import Database
+from outrider.testing.services import running
+from outrider.testing.waiting import eventually
+from outrider_ingest.app import service as ingest
+from outrider_registry.testing import Api, running_api, running_registry
+from outrider_writer_timeseries.app import service as writer
+
+TELEMETRY = "fleet/v1/{tenant}/van-1/telemetry"
+
+
+def keep(
+    database: Database, payload: bytes, reason: str = "unknown_format", tenant: str = "acme", topic: str = TELEMETRY
+) -> int:
+    """A rejected message of van-1 of an hour ago; its id."""
+    database.rows(
+        "SELECT rejected.keep(ARRAY[%s], ARRAY['van-1'], ARRAY['telemetry'], ARRAY[NULL::bigint], ARRAY[NULL::bigint], "
+        "ARRAY[%s], ARRAY['why'], ARRAY[%s], ARRAY[%s::bytea], ARRAY[now() - interval '1 hour'], 'ingest')",
+        tenant, reason, topic.format(tenant=tenant), payload,
+    )  # fmt: skip
+    return int(database.value("SELECT max(id) FROM rejected.message"))
+
+
+async def ids(api: Api, **query: Any) -> list[int]:
+    answer = await api.viewer.get("rejected", params=query)
+    assert answer.status_code == 200, answer.text
+    return [item["id"] for item in answer.json()["items"]]
+
+
+async def test_rejected_messages_are_listed_and_shown(api: Api, database: Database) -> None:
+    text = keep(database, b'{"speed_kmh": "fast"}', "bad_value")
+    binary = keep(database, b"\x28\xb5\x2f\xfd\x00", "decompress_failed")
+    theirs = keep(database, b"secret", tenant="other")
+    page = (await api.viewer.get("rejected", params={"limit": 1})).json()
+    assert ([item["id"] for item in page["items"]], page["total"]) == ([binary], 2)
+    assert page["reasons"] == {"bad_value": 1, "decompress_failed": 1}
+    assert await ids(api, cursor=page["next"]) == [text]
+    assert await ids(api, reason="bad_value") == [text]
+    assert await ids(api, reason="no_such_reason") == []
+    assert await ids(api, device="van-2") == []
+    shown = (await api.viewer.get(f"rejected/{text}")).json()
+    assert (shown["payload_text"], shown["replayable"], shown["device"]) == ('{"speed_kmh": "fast"}', True, "van-1")
+    assert "cannot be stored" in shown["explanation"]
+    shown = (await api.viewer.get(f"rejected/{binary}")).json()
+    assert (shown["payload_text"], shown["payload_hex"]) == (None, "28b52ffd00")
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/replay")):
+        answer = await api.admin.request(method, f"rejected/{theirs}{path}")
+        assert answer.status_code == 404, (method, path)
+    assert (await api.viewer.get(f"rejected/{2**70}")).status_code == 422
+
+
+async def test_deleting_gives_the_quota_back(api: Api, database: Database) -> None:
+    mine, theirs = keep(database, b"x"), keep(database, b"x", tenant="other")
+    assert (await api.viewer.delete(f"rejected/{mine}")).status_code == 403
+    assert (await api.operator.delete(f"rejected/{mine}")).status_code == 204
+    assert (await api.operator.delete(f"rejected/{mine}")).status_code == 404
+    assert database.rows("SELECT id FROM rejected.message") == [(theirs,)]
+    assert database.rows("SELECT tenant, messages FROM rejected.usage ORDER BY tenant") == [("acme", 0), ("other", 1)]
+    assert database.value("SELECT detail FROM registry.audit WHERE action = 'rejected.delete'")["device"] == "van-1"
+
+
+async def test_without_a_broker_a_replay_says_so_and_marks_nothing(api: Api, database: Database) -> None:
+    one = keep(database, b"x")
+    answer = await api.operator.post(f"rejected/{one}/replay")
+    assert (answer.status_code, "0 of 1" in answer.json()["detail"]) == (503, True)
+    assert database.value("SELECT count(*) FROM rejected.message WHERE replayed_at IS NOT NULL") == 0
+    old_status = keep(database, b"{}", topic="fleet/v1/acme/van-1/status")
+    assert (await api.operator.post(f"rejected/{old_status}/replay")).status_code == 409
+    for body in (
+        {},
+        {"ids": []},
+        {"ids": [one], "device": "van-1"},
+        {"ids": list(range(1, 1002))},
+        {"reason": "nonsense"},
+    ):
+        assert (await api.operator.post("rejected/replay", json=body)).status_code == 422, body
+
+
+@pytest.fixture
+async def connected(database: Database, mosquitto: Mosquitto) -> AsyncIterator[Api]:
+    """The API with a publisher that is connected."""
+    async with running_registry(database.service_urls["registry"], mosquitto.url) as registry:
+        task = asyncio.create_task(registry.publisher.run())
+        try:
+            await eventually(lambda: registry.publisher.connected)
+            async with running_api(registry) as api:
+                yield api
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await registry.publisher.close()
+
+
+async def test_a_replay_reaches_the_ledger_with_the_time_it_first_came(
+    connected: Api, database: Database, mosquitto: Mosquitto
+) -> None:
+    api = connected
+    assert (await api.admin.post("devices", json={"id": "van-1"})).status_code == 201
+    kept = [keep(database, f'{{"speed_kmh": {n}}}'.encode()) for n in range(150)]
+    database.rows("UPDATE rejected.message SET received_at = received_at - id * interval '1 second'")
+    status = keep(database, b"{}", topic="fleet/v1/acme/van-1/status")
+    theirs = keep(database, b'{"speed_kmh": 1}', tenant="other")
+    nobody = await api.operator.post(f"rejected/{kept[0]}/replay")
+    assert (nobody.status_code, "ingest" in nobody.json()["detail"]) == (503, True), "nobody subscribes"
+    async with (
+        running(ingest, mosquitto.url, database.service_urls["ingest"]),
+        running(writer, mosquitto.url, database.service_urls["writer-timeseries"]),
+    ):
+        one = await api.operator.post(f"rejected/{kept[0]}/replay")
+        assert one.json() == {"replayed": 1, "skipped": 0, "more": False}
+        some = await api.operator.post("rejected/replay", json={"ids": [kept[0], kept[1], status, theirs, 999_999]})
+        assert some.json() == {"replayed": 2, "skipped": 3, "more": False}
+        rest = await api.operator.post("rejected/replay", json={"device": "van-1"})
+        assert rest.json() == {"replayed": 148, "skipped": 0, "more": False}
+        stored = "SELECT count(*), count(DISTINCT value) FROM telemetry.sample"
+        await eventually(lambda: database.rows(stored) == [(150, 150)])
+        came = "SELECT min(received_at), max(received_at) FROM rejected.message WHERE id = ANY (%s)"
+        [(first, last)] = database.rows("SELECT min(ts), max(ts) FROM telemetry.sample")
+        [(first_came, last_came)] = database.rows(came, kept)
+        assert abs(first - first_came) < timedelta(milliseconds=1)
+        assert abs(last - last_came) < timedelta(milliseconds=1)
+    replayed = "SELECT id FROM rejected.message WHERE replayed_at IS NOT NULL AND reason = 'unknown_format' ORDER BY id"
+    assert database.rows(replayed) == [(id_,) for id_ in kept]
+    assert await ids(api, replayed="false") == [status]
+    details = database.rows("SELECT detail FROM registry.audit WHERE action = 'rejected.replay' ORDER BY number")
+    assert [detail["replayed"] for (detail,) in details] == [1, 2, 148]
