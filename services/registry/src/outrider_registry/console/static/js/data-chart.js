@@ -8,7 +8,7 @@ import { Empty, Loaded, useData } from "./ui.js";
 const POINTS = 600;
 const REFRESH_MS = { short: 5000, long: 60000 };
 
-/** The columns of GET /data for a definition `{series: [{device, metric, colour?, axis?}], range, aggregation}`. */
+/** The columns of GET /data for a definition `{series: [{device, metric, color?, axis?}], range, aggregation}`. */
 export function readData(definition, signal, points = POINTS) {
   const [from, to] = bounds(definition.range);
   const query = {
@@ -42,12 +42,12 @@ export function DataChart({ definition, height = 280, names = true, onZoom, sync
         v: one.v.map(numeric),
         min: banded ? one.min : undefined,
         max: banded ? one.max : undefined,
-        colour: wanted.color ?? wanted.colour ?? `--series-${(i % 8) + 1}`,
+        colour: wanted.color ?? `--series-${(i % 8) + 1}`,
         axis: wanted.axis,
       };
     });
     if (!drawn.some((one) => one.t.length)) return html`<${Empty} title="No data in this range" icon="charts">Choose a longer range, or another metric.<//>`;
-    return html`<${Chart} series=${drawn} kind=${style?.kind ?? "line"} height=${height} range=${bounds(range)} onZoom=${onZoom} sync=${sync}
+    return html`<${Chart} series=${drawn} kind=${style ?? "line"} height=${height} range=${bounds(range)} onZoom=${onZoom} sync=${sync}
       label=${`Chart of ${drawn.map((one) => one.label).join(", ")}`} />`;
   }}<//>`;
 }

@@ -7,8 +7,9 @@ import { Ago, Button, Card, confirm, Empty, Field, Form, html, Icon, Loaded, nav
 
 const SERIES_MAX = 20;
 const KINDS = [["line", "Line"], ["area", "Area"], ["steps", "Steps"], ["points", "Points"], ["bars", "Bars"]];
-const COLOURS = Array.from({ length: 8 }, (_, i) => [`--series-${i + 1}`, `Colour ${i + 1}`]);
-const NEW = { name: "", shared: false, definition: { series: [], range: { last_s: 3600 }, aggregation: "mean", style: { kind: "line" } } };
+/** Fixed colours; by itself a line takes the next one of the theme. */
+const COLOURS = [["", "Automatic"], ["#2563eb", "Blue"], ["#e8760a", "Orange"], ["#0f9f78", "Green"], ["#b5359c", "Magenta"], ["#b08a00", "Yellow"], ["#6d54dc", "Violet"], ["#d13a55", "Red"], ["#5c87a8", "Grey"]];
+const NEW = { name: "", shared: false, definition: { series: [], range: { last_s: 3600 }, aggregation: "mean", style: "line" } };
 
 export default function Charts({ id }) {
   if (!id) return html`<${List} />`;
@@ -22,7 +23,7 @@ function List() {
     { key: "name", title: "Chart", grow: true, render: (row) => html`<a href=${`/charts/${row.id}`}>${row.name}</a>` },
     { key: "series", title: "Series", wide: true, render: (row) => plural(row.definition.series.length, "metric") },
     { key: "shared", title: "", render: (row) => row.shared && html`<${Pill} kind="info">shared<//>` },
-    { key: "owner", title: "By", wide: true, render: (row) => row.owner_name ?? row.owner },
+    { key: "owner", title: "By", wide: true, render: (row) => row.owner },
     { key: "updated_at", title: "Changed", align: "end", render: (row) => html`<${Ago} time=${row.updated_at} />` },
   ];
   const compose = () => navigate("/charts/new");
@@ -72,7 +73,7 @@ function One({ chart, reload }) {
   };
   const zoom = (from, to) => change({ range: from === null ? (chart.definition.range ?? { last_s: 3600 }) : { from: new Date(from).toISOString(), to: new Date(to).toISOString() } });
   return html`
-    <${Page} title=${form.values.name || "New chart"} note=${html`${chart.shared && html`<${Pill} kind="info">shared<//> `}${chart.owner_name && `by ${chart.owner_name}`}`}
+    <${Page} title=${form.values.name || "New chart"} note=${html`${chart.shared && html`<${Pill} kind="info">shared<//> `}${chart.owner && `by ${chart.owner}`}`}
       actions=${html`
         <${Button} onClick=${() => navigate("/charts")}>All charts<//>
         ${!isNew && can("charts:write") && html`<${Button} icon="copy" onClick=${duplicate}>Duplicate<//>`}
@@ -89,7 +90,7 @@ function One({ chart, reload }) {
           <${Form} submit=${isNew ? "Save chart" : "Save"} onSubmit=${save} disabled=${!definition.series.length || (!changed && !isNew)} onCancel=${isNew ? () => navigate("/charts") : () => { setDefinition(chart.definition); form.set({ name: chart.name, shared: chart.shared }); setEditing(false); }}>
             <div class="fields">
               <${Field} label="Name" required maxlength="200" class="grow" ...${form.bind("name")} />
-              <${Field} as="select" label="Drawn as" options=${KINDS} value=${definition.style?.kind ?? "line"} onValue=${(kind) => change({ style: { ...definition.style, kind } })} />
+              <${Field} as="select" label="Drawn as" options=${KINDS} value=${definition.style ?? "line"} onValue=${(style) => change({ style })} />
               <${Field} as="check" label=${`Share with everyone in ${session.get().tenant}`} ...${form.bind("shared")} />
             </div>
           <//>
@@ -102,8 +103,8 @@ function Series({ series, onSeries }) {
   const at = (i, changes) => onSeries(series.map((one, n) => (n === i ? { ...one, ...changes } : one)));
   const columns = [
     { key: "what", title: "Series", grow: true, render: ({ one }) => html`<code>${one.device}</code> ${one.metric}` },
-    { key: "colour", title: "Colour", render: ({ one, i }) => html`<span class="swatch" style=${{ background: `var(${one.color ?? `--series-${(i % 8) + 1}`})` }}></span>
-      <select aria-label=${`Colour of ${one.metric}`} value=${one.color ?? `--series-${(i % 8) + 1}`} onChange=${(event) => at(i, { color: event.target.value })}>${COLOURS.map(([token, name]) => html`<option value=${token} selected=${token === (one.color ?? `--series-${(i % 8) + 1}`)}>${name}</option>`)}</select>` },
+    { key: "colour", title: "Colour", render: ({ one, i }) => html`<span class="swatch" style=${{ background: one.color ?? `var(--series-${(i % 8) + 1})` }}></span>
+      <select aria-label=${`Colour of ${one.metric}`} onChange=${(event) => at(i, { color: event.target.value || undefined })}>${COLOURS.map(([code, name]) => html`<option value=${code} selected=${code === (one.color ?? "")}>${name}</option>`)}</select>` },
     { key: "axis", title: "Axis", render: ({ one, i }) => html`<select aria-label=${`Axis of ${one.metric}`} onChange=${(event) => at(i, { axis: event.target.value })}>${["left", "right"].map((side) => html`<option value=${side} selected=${side === (one.axis ?? "left")}>${side}</option>`)}</select>` },
     { key: "remove", title: "", align: "end", render: ({ one, i }) => html`<${Button} kind="quiet" icon="trash" label=${`Remove ${one.device} ${one.metric}`} onClick=${() => onSeries(series.filter((_, n) => n !== i))} />` },
   ];

@@ -53,7 +53,7 @@ function Composer({ device, metrics }) {
 function Save({ definition, device, onClose }) {
   const form = useForm({ name: `${device.name || device.id}: ${definition.series.map((one) => one.metric).join(", ")}`, shared: false });
   const send = async () => {
-    const made = await post("/charts", { ...form.values, definition: { ...definition, style: { kind: "line" } } });
+    const made = await post("/charts", { ...form.values, definition: { ...definition, style: "line" } });
     toast("Saved");
     navigate(`/charts/${made.id}`);
   };
