@@ -207,7 +207,7 @@ class _BrokerStart:
     async def watch(self, registry: Registry) -> None:
         """Keep `at` right while connected. Raises Transient when the connection ends."""
         connection = await Connection.open(
-            registry.settings.mqtt_url,
+            registry.settings.broker_url,
             f"svc:registry:uptime:{secrets.token_hex(4)}",
             self._on_uptime,
             clean_start=True,

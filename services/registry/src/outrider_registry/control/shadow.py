@@ -106,7 +106,7 @@ async def compare_retained(registry: Registry, removed: Sequence[str] | None) ->
     if removed is not None:
         filters = [topic.filter(device=device) for device in removed for topic in (desired, status)]
     client_id = "svc:registry:retained" if removed is None else "svc:registry:removed"
-    found, connection = await retained.read(registry.settings.mqtt_url, client_id, filters)
+    found, connection = await retained.read(registry.settings.broker_url, client_id, filters)
     try:
         if removed is None:
             async with of_platform(registry.database) as transaction:
