@@ -35,13 +35,13 @@ async def redeem(registry: Registry, claim: str, asked: Claim, address: str = ""
     Raises Transient: nothing happened, or it happened and a retry gets the answer.
     """
     if problem := problem_of(asked):
-        return reply_of(Refused("bad_request", problem), registry.keys, registry.settings)
+        return reply_of(Refused("bad_request", problem), None, registry.keys, registry.settings)
     # Crosses tenants: whose a claim is, is not known before it is looked up.
     async with of_platform(registry.database) as connection:
         answer = await claims.redeem(
             connection, registry.keys, claim, asked, registry.settings.credential_rotation_days, address
         )
-    return reply_of(answer, registry.keys, registry.settings)
+    return reply_of(answer, asked, registry.keys, registry.settings)
 
 
 def problem_of(asked: Claim) -> str | None:
@@ -53,24 +53,23 @@ def problem_of(asked: Claim) -> str | None:
     return None
 
 
-def reply_of(answer: Answer, keys: KeyRing, settings: Settings) -> ClaimReply:
-    """The answer as it goes to the device."""
+def reply_of(answer: Answer, asked: Claim | None, keys: KeyRing, settings: Settings) -> ClaimReply:
+    """The answer as it goes to the device, with what tells it whose request this answers."""
+    reply = ClaimReply(status="pending", serial=asked.serial if asked else None, nonce=asked.nonce if asked else None)
     if isinstance(answer, Pending):
-        return ClaimReply(status="pending", detail="Somebody has to approve this. Ask again with the same request.")
+        reply.detail = "Somebody has to approve this. Ask again with the same request."
+        return reply
     if isinstance(answer, Refused):
-        return ClaimReply(status="refused", reason=answer.reason, detail=answer.detail)
-    return ClaimReply(
-        status="accepted",
-        device=answer.device,
-        tenant=answer.tenant,
-        username=answer.device,
-        secret=answer.secret,
-        generation=answer.generation,
-        certificate=answer.certificate,
-        chain=authority.trusted(keys) if answer.certificate else None,
-        mqtt=ClaimMqtt(url=url_for(answer, settings)),
-        topics=topics_of(answer.tenant, answer.device),
-    )
+        reply.status, reply.reason, reply.detail = "refused", answer.reason, answer.detail
+        return reply
+    reply.status = "accepted"
+    reply.device = reply.username = answer.device
+    reply.tenant, reply.generation = answer.tenant, answer.generation
+    reply.secret, reply.certificate = answer.secret, answer.certificate
+    reply.chain = authority.trusted(keys) if answer.certificate else None
+    reply.mqtt = ClaimMqtt(url=url_for(answer, settings))
+    reply.topics = topics_of(answer.tenant, answer.device)
+    return reply
 
 
 def url_for(answer: Accepted, settings: Settings) -> str:

@@ -53,6 +53,7 @@ async def test_a_claim_makes_a_device_with_all_it_needs(api: Api, database: Data
         api.registry, claim, device="van-7", serial="SN-1", hardware="pi-4", firmware="1.4.0", type="truck"
     )
     assert reply.status == "accepted"
+    assert reply.serial == "SN-1", "so that a device can tell whose request this answers"
     assert (reply.device, reply.tenant, reply.username, reply.generation) == ("van-7", "acme", "van-7", 1)
     assert reply.secret == device_secret(KEYS, "van-7", 1)
     assert reply.mqtt is not None
@@ -207,8 +208,8 @@ async def test_a_device_that_waits_for_approval(api: Api, database: Database) ->
     assert reply.secret == device_secret(KEYS, "van-7", 1)
     assert (await api.operator.get("devices/van-7")).json()["status"] == "active"
     async with of_platform(api.registry.database) as connection:
-        ((told, answered),) = await claims.due(connection, KEYS, 10)
-        assert (told, enrolment.reply_of(answered, KEYS, api.registry.settings)) == (claim["id"], reply)
+        ((told, asked, answered),) = await claims.due(connection, KEYS, 10)
+        assert (told, enrolment.reply_of(answered, asked, KEYS, api.registry.settings)) == (claim["id"], reply)
         await claims.replied(connection, [told])
         assert await claims.due(connection, KEYS, 10) == []
     assert (await api.operator.post(f"claims/{claim['id']}/approve")).status_code == 409
@@ -223,7 +224,9 @@ async def test_a_device_that_is_sent_away(api: Api, database: Database) -> None:
     assert (await ask(api.registry, claim, device="van-7", serial="SN-1")).reason == "refused"
     assert database.value("SELECT count(*) FROM registry.device") == 0
     async with of_platform(api.registry.database) as connection:
-        assert await claims.due(connection, KEYS, 10) == [(claim["id"], claims.DECLINED)]
+        assert [(id_, answer) for id_, _, answer in await claims.due(connection, KEYS, 10)] == [
+            (claim["id"], claims.DECLINED)
+        ]
 
 
 async def test_nobody_decides_in_time(api: Api, database: Database) -> None:

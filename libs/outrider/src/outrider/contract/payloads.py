@@ -407,7 +407,7 @@ class Claim(Payload):
     csr: Annotated[str, Field(max_length=16_384)] | None = None
     """A certificate request (PEM): the reply then holds a certificate instead of a secret."""
     nonce: Annotated[str, Field(max_length=64)] | None = None
-    """Random text, made once and repeated in retries, where there is neither serial nor csr: it tells a retry from another device."""
+    """Random text, made once, for a device with neither serial nor csr: it tells its retry from another device."""
 
 
 class ClaimMqtt(Payload):
@@ -424,6 +424,7 @@ class ClaimReply(Payload):
             "examples": [
                 {
                     "status": "accepted",
+                    "serial": "SN-20931",
                     "device": "van-7",
                     "tenant": "acme",
                     "username": "van-7",
@@ -446,6 +447,10 @@ class ClaimReply(Payload):
     """One word, for programs."""
     detail: str | None = None
     """A sentence that says what to do."""
+    serial: str | None = None
+    """As in the request. Whoever shows a claim's token hears its replies: ignore one that answers somebody else."""
+    nonce: str | None = None
+    """As in the request, likewise."""
     device: Name | None = None
     tenant: Name | None = None
     username: str | None = None

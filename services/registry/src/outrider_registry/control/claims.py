@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from outrider.contract import topics
 from outrider.contract.payloads import Claim, ClaimReply
 from outrider.runtime.errors import NotStored, Rejected
+from outrider.runtime.packets import Request
 from outrider_registry import enrolment
 from outrider_registry.context import Registry
 from outrider_registry.control.message import Message
@@ -30,10 +31,11 @@ async def on_claim(registry: Registry, messages: Sequence[Message]) -> None:
         try:
             asked = message.read(Claim)
         except Rejected as error:
-            await _reply(registry, claim, _unreadable(registry, error))
+            refused = Refused("bad_request", str(error))
+            await _reply(registry, claim, enrolment.reply_of(refused, None, registry.keys, registry.settings), message)
             raise
         reply = await enrolment.redeem(registry, claim, asked)
-        await _reply(registry, claim, reply)
+        await _reply(registry, claim, reply, message)
         log.info(
             "claim_answered", extra={"claim": claim, "reason": reply.reason or reply.status, "device": reply.device}
         )
@@ -55,11 +57,11 @@ async def _tell_decisions(registry: Registry, changes: Changes) -> None:
         # Crosses tenants: the broker serves them all.
         async with of_platform(registry.database) as connection:
             due = await claims.due(connection, registry.keys, BATCH)
-        for claim, answer in due:
-            await _reply(registry, claim, enrolment.reply_of(answer, registry.keys, registry.settings))
+        for claim, asked, answer in due:
+            await _reply(registry, claim, enrolment.reply_of(answer, asked, registry.keys, registry.settings))
         if due:
             async with of_platform(registry.database) as connection:
-                await claims.replied(connection, [claim for claim, _ in due])
+                await claims.replied(connection, [claim for claim, _, _ in due])
         if len(due) == BATCH:
             changes.tell(EVERYTHING)
 
@@ -78,10 +80,16 @@ async def _end(registry: Registry, changes: Changes) -> None:
             changes.tell(EVERYTHING)
 
 
-async def _reply(registry: Registry, claim: str, reply: ClaimReply) -> None:
+async def _reply(registry: Registry, claim: str, reply: ClaimReply, message: Message | None = None) -> None:
+    topic = topics.CLAIM_REPLY.name(claim=claim)
     with contextlib.suppress(NotStored):  # it does not listen any more, and will ask again
-        await registry.publisher.publish(topics.CLAIM_REPLY.name(claim=claim), enrolment.payload_of(reply))
+        await registry.publisher.publish(topic, enrolment.payload_of(reply), request=_correlation(topic, message))
 
 
-def _unreadable(registry: Registry, error: Rejected) -> ClaimReply:
-    return enrolment.reply_of(Refused("bad_request", str(error)), registry.keys, registry.settings)
+def _correlation(topic: str, message: Message | None) -> Request | None:
+    """The request's correlation data (MQTT 5.0 section 4.10), where it asks for the answer on the claim's own reply topic."""
+    properties = message.delivery.properties if message else None
+    if not properties or properties.get("response_topic", [topic]) != [topic]:
+        return None
+    data = properties.get("correlation_data")
+    return Request(correlation_data=data[0]) if data else None

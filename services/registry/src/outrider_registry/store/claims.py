@@ -302,11 +302,18 @@ async def note_seen(connection: psycopg.AsyncConnection, seen: Sequence[str] | N
     await connection.execute(SEEN, {"everything": seen is None, "devices": list(seen or ())})
 
 
-async def due(connection: psycopg.AsyncConnection, keys: KeyRing, limit: int) -> list[tuple[str, Answer]]:
-    """(claim, answer) of claims that somebody decided and whose device has not been told yet."""
+async def due(connection: psycopg.AsyncConnection, keys: KeyRing, limit: int) -> list[tuple[str, Asked | None, Answer]]:
+    """(claim, request, answer) of claims that somebody decided and whose device has not been told yet."""
     async with connection.cursor(row_factory=class_row(Claim)) as cursor:
         found = await (await cursor.execute(DUE, (limit,))).fetchall()
-    return [(c.id, await _answer_again(connection, keys, c) if c.state == "used" else DECLINED) for c in found]
+    return [
+        (
+            claim.id,
+            Asked.model_validate(claim.request) if claim.request else None,
+            await _answer_again(connection, keys, claim) if claim.state == "used" else DECLINED,
+        )
+        for claim in found
+    ]
 
 
 async def replied(connection: psycopg.AsyncConnection, claim_ids: Sequence[str]) -> None:

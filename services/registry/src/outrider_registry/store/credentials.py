@@ -101,7 +101,8 @@ RETURNING device, tenant, generation
 USED = """
 UPDATE registry.credential c SET last_used_at = p.since FROM registry.presence p
 WHERE p.device = c.device AND p.state = 'online' AND c.state = 'active'
-  AND (c.last_used_at IS NULL OR c.last_used_at < p.since) AND (%(everything)s OR c.device = ANY(%(devices)s))
+  AND p.since >= coalesce(c.confirmed_at, c.issued_at) AND (c.last_used_at IS NULL OR c.last_used_at < p.since)
+  AND (%(everything)s OR c.device = ANY(%(devices)s))
 """
 
 
