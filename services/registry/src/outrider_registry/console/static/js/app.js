@@ -58,7 +58,8 @@ function App() {
   const hasLink = signingIn && hash.startsWith("#link=");
   useEffect(() => {
     if (who === undefined) return;
-    if (!who && !signingIn) navigate(path === "/" ? "/sign-in" : `/sign-in?to=${encodeURIComponent(path + location.search)}`, { replace: true });
+    const at = location.pathname; // now: signing out has gone on already
+    if (!who && at !== "/sign-in") navigate(at === "/" ? "/sign-in" : `/sign-in?to=${encodeURIComponent(at + location.search)}`, { replace: true });
     if (who && !hasLink && !who.must_set_password && (signingIn || path === "/")) {
       const to = query.to ?? "";
       navigate(/^\/(?![/\\])/.test(to) ? to : "/devices", { replace: true });

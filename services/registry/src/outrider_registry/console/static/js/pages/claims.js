@@ -1,11 +1,11 @@
 // Enrolment: claims that let one device each in, and the devices that wait for somebody to say yes.
-import { del, get, post } from "../api.js";
+import { del, get, post, randomKey } from "../api.js";
 import { hostAndPort } from "../device-form.js";
 import { QrCode } from "../qr.js";
 import { can, readOverview } from "../session.js";
 import {
   Ago, Button, Card, Code, confirm, dateTime, Dialog, download, Empty, Field, Form, html, Icon, Loaded, Page, Pill, plural, Table, Tabs, Tags, toast, useData,
-  useForm, useQuery, useState,
+  useForm, useMemo, useQuery, useState,
 } from "../ui.js";
 
 const STATES = {
@@ -96,7 +96,7 @@ function ClaimDialog({ onClose, onMade }) {
       ...(many && { count: Number(values.count) }),
     };
     const answer = await post("/claims", body);
-    onMade(answer.items);
+    onMade(answer.items.map((one) => ({ ...one, serial: body.serial })));
   };
   return html`
     <${Dialog} title="New claim" onClose=${onClose} firm>
@@ -123,8 +123,11 @@ function ClaimDialog({ onClose, onMade }) {
 function MadeDialog({ claims, onClose }) {
   const [at, setAt] = useState(0);
   const claim = claims[at];
+  // What tells a retry of this device from another device: its serial number, or something random.
+  const proof = useMemo(() => (claim.serial ? { serial: claim.serial } : { nonce: randomKey().slice(0, 12) }), [claim.id]);
+  const said = JSON.stringify(proof).replaceAll("'", "'\\''");
   const { host, port } = hostAndPort(claim.url);
-  const command = `mosquitto_rr -V 5 -h ${host} -p ${port} -i claim:${claim.id} -u claim:${claim.id} -P ${claim.token} -q 1 \\\n  -t fleet/v1/-/claim/${claim.id} -e fleet/v1/-/claim/${claim.id}/reply -m '{}'`;
+  const command = `mosquitto_rr -V 5 -h ${host} -p ${port} -i claim:${claim.id} -u claim:${claim.id} -P ${claim.token} -q 1 \\\n  -t fleet/v1/-/claim/${claim.id} -e fleet/v1/-/claim/${claim.id}/reply -m '${said}'`;
   const lines = () => ["claim,token,url,expires_at", ...claims.map((one) => [one.id, one.token, one.url, one.expires_at].join(","))].join("\n");
   return html`
     <${Dialog} title=${claims.length > 1 ? `${claims.length} claims` : "A claim for one device"} onClose=${onClose} firm wide
@@ -139,6 +142,6 @@ function MadeDialog({ claims, onClose }) {
         </div>
       </div>
       <div class="field"><span class="field-label">On the device, or by hand</span><${Code}>${command}<//></div>
-      <div class="field"><span class="field-label">Or over HTTP</span><${Code}>${`curl -X POST ${claim.enrol_url} -H 'Content-Type: application/json' \\\n  -d '{"claim":"${claim.id}","token":"${claim.token}"}'`}<//></div>
+      <div class="field"><span class="field-label">Or over HTTP</span><${Code}>${`curl -X POST ${claim.enrol_url} -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify({ claim: claim.id, token: claim.token, ...proof }).replaceAll("'", "'\\''")}'`}<//></div>
     <//>`;
 }
