@@ -24,14 +24,14 @@ DO $$ BEGIN PERFORM runtime.create_tenant_sequence('telemetry'); END $$;
 CREATE FUNCTION telemetry.tenant_positions(devices text[] DEFAULT NULL)
 RETURNS TABLE (device text, ts timestamptz, lat double precision, lon double precision, heading double precision)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
-    SELECT la.device, x.ts, x.value, y.value, h.value
+    SELECT la.device, greatest(x.ts, y.ts), x.value, y.value, h.value
     FROM telemetry.series la
     JOIN telemetry.series lo ON (lo.tenant, lo.device, lo.metric, lo.kind) = (la.tenant, la.device, 'lon', 'number')
     LEFT JOIN telemetry.series hd ON (hd.tenant, hd.device, hd.metric, hd.kind) = (la.tenant, la.device, 'heading_deg', 'number')
     CROSS JOIN LATERAL (SELECT p.ts, p.value FROM telemetry.sample p WHERE p.series_id = la.id ORDER BY p.ts DESC LIMIT 1) x
-    CROSS JOIN LATERAL (SELECT p.value FROM telemetry.sample p WHERE p.series_id = lo.id AND p.ts <= x.ts
-                        ORDER BY p.ts DESC LIMIT 1) y
-    LEFT JOIN LATERAL (SELECT p.value FROM telemetry.sample p WHERE p.series_id = hd.id AND p.ts = x.ts LIMIT 1) h ON true
+    CROSS JOIN LATERAL (SELECT p.ts, p.value FROM telemetry.sample p WHERE p.series_id = lo.id ORDER BY p.ts DESC LIMIT 1) y
+    LEFT JOIN LATERAL (SELECT p.value FROM telemetry.sample p WHERE p.series_id = hd.id AND p.ts > x.ts - interval '1 minute'
+                       ORDER BY p.ts DESC LIMIT 1) h ON true
     WHERE la.tenant = current_setting('outrider.tenant', true) AND la.metric = 'lat' AND la.kind = 'number'
       AND (devices IS NULL OR la.device IN (SELECT unnest(devices)))
 $$;
