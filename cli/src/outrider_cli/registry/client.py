@@ -47,6 +47,12 @@ class Api:
         """The answer to a POST; it carries an idempotency key, so that a retry over a broken line does nothing twice."""
         return self._json(self._ask("POST", path, json=body or {}, headers={"Idempotency-Key": secrets.token_hex(16)}))
 
+    def post_if_possible(self, path: str, body: Any = None) -> Any:
+        """As `post`; None where the request contradicts what is there (409)."""
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        response = self._ask("POST", path, accept=409, json=body or {}, headers=headers)
+        return None if response.status_code == 409 else self._json(response)
+
     def put(self, path: str, body: Any, *, if_match: str = "*") -> Any:
         """Replaces what is there."""
         return self._json(self._ask("PUT", path, json=body, headers={"If-Match": if_match}))
@@ -75,12 +81,12 @@ class Api:
             if not cursor:
                 return
 
-    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _ask(self, method: str, path: str, *, accept: int | None = None, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
             fail(f"The registry at {self.url} does not answer: {error}. Does it run? (`outrider status`)")
-        if not response.is_success:
+        if not response.is_success and response.status_code != accept:
             fail(problem_text(response))
         return response
 

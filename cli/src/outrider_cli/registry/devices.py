@@ -287,8 +287,8 @@ def rotate(
     begun = 0
     with typer.progressbar(list(api.pages("/devices", status="active")), label="rotating") as bar:
         for row in bar:
-            if not row["gateway"]:
-                api.post(f"/devices/{row['id']}/credentials/rotate", {"now": False})
+            # Who has a certificate only, or nothing yet, has no secret to rotate.
+            if not row["gateway"] and api.post_if_possible(f"/devices/{row['id']}/credentials/rotate", {"now": False}):
                 begun += 1
     typer.echo(f"{begun} devices get a new secret when they are online")
 
