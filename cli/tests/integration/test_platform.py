@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -96,7 +98,7 @@ def test_platform_starts_refuses_a_second_survives_kills_and_continues(folder: P
 
 
 def test_scale_starts_and_stops_processes_while_it_runs(folder: Path) -> None:
-    with Platform(folder) as platform:
+    with Platform(folder, scale={"registry": 0}) as platform:
         socket = platform.state.supervisor_socket
         for count, names in ((3, {"ingest", "ingest-2", "ingest-3"}), (1, {"ingest"}), (2, {"ingest", "ingest-2"})):
             platform.scale("ingest", count)
@@ -114,7 +116,7 @@ def test_scale_command_changes_a_running_platform(folder: Path) -> None:
         command = outrider("scale", *counts, "--data", str(folder))
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
-    with Platform(folder, scale={"writer-timeseries": 0}) as platform:
+    with Platform(folder, scale={"writer-timeseries": 0, "registry": 0}) as platform:
         socket = platform.state.supervisor_socket
         for counts, services in (
             (("ingest=3", "writer-logs=0"), {"ingest", "ingest-2", "ingest-3"}),
@@ -134,8 +136,44 @@ def test_scale_command_changes_a_running_platform(folder: Path) -> None:
     assert processes_of(folder) == []
 
 
+def test_registry_started_later_has_a_console_accounts_and_alone_the_master_key(folder: Path) -> None:
+    """And a folder from before identities says that its devices must be registered."""
+    with Platform(folder, scale={"writer-logs": 0, "writer-timeseries": 0, "registry": 0}) as platform:
+        assert (platform.state.console_url, platform.state.sign_in_link) == ("", "")
+        with psycopg.connect(platform.state.database_url) as connection:
+            connection.execute(
+                "INSERT INTO telemetry.series (tenant, device, metric, kind) VALUES ('demo', 'old-1', 'm', 'number')"
+            )
+        platform.scale("registry", 2)
+        platform.wait_ready()
+        state = State.load(folder)
+        consoles = [process.console_port for process in state.services.values() if process.service == "registry"]
+        assert len(set(consoles)) == 2
+        assert state.console_url == f"http://127.0.0.1:{consoles[0]}"
+        assert state.sign_in_link.startswith(state.console_url)
+        assert any("1 devices in the database are not registered" in note for note in state.notes)
+        request = urllib.request.Request(f"{state.console_url}/api/v1/session")
+        request.add_header("Authorization", f"Bearer {state.api_token}")
+        with urllib.request.urlopen(request, timeout=20) as response:
+            assert json.load(response)["platform"] is True
+        environments = {path.name: json.loads(path.read_text()) for path in (folder / "run").glob("*.env.json")}
+        knowing = {name for name, values in environments.items() if values.get("OUTRIDER_MASTER_KEY_FILE")}
+        assert knowing == {name for name in environments if name.startswith("registry-")}
+        accounts = {urlsplit(values["OUTRIDER_MQTT_URL"]).username for name, values in environments.items() if values}
+        assert accounts >= {"svc%3Aingest", "svc%3Aregistry"}
+        adopted = subprocess.run(
+            outrider("device", "adopt", "--credentials", "--json", "--data", str(folder)),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert "old-1" in adopted.stdout
+    assert processes_of(folder) == []
+
+
 def test_service_killed_again_and_again_is_ready_within_ten_seconds(folder: Path) -> None:
-    with Platform(folder, scale={"writer-logs": 0, "writer-timeseries": 0}) as platform:
+    with Platform(folder, scale={"writer-logs": 0, "writer-timeseries": 0, "registry": 0}) as platform:
         process = platform.state.services["ingest"]
         history = folder / "run" / "ingest.starts"
         for _ in range(4):
