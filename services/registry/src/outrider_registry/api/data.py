@@ -93,7 +93,7 @@ class Track(BaseModel):
 class Map(BaseModel):
     """Where all devices are: [id, lat, lon, presence, heading, ts_ms, name] of each."""
 
-    devices: list[tuple[str, float, float, str, float | None, int | None, str]]
+    devices: list[Annotated[list[str | float | None], Field(min_length=7, max_length=7)]]
 
 
 @router.get("/devices/{id}/latest", summary="Last values of a device")

@@ -24,7 +24,9 @@ class Sequence(BaseModel):
     boot: int
     contiguous: int = Field(description="All up to this number are stored.")
     last: int
-    gaps: list[tuple[int, int]] = Field(description="First and last number of each range that is missing.")
+    gaps: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = Field(
+        description="First and last number of each range that is missing."
+    )
     missing: int
     gone: int = Field(description="How many the device says it discarded.")
     duplicates: int
