@@ -1,7 +1,7 @@
 // Adding and editing a device, and showing a secret that is shown once.
-import { get, patch, post } from "./api.js";
-import { can } from "./session.js";
-import { Button, Code, Dialog, Field, Form, html, Icon, toast, useEffect, useForm, useState } from "./ui.js";
+import { del, get, patch, post } from "./api.js";
+import { can, readOverview } from "./session.js";
+import { Button, Code, confirm, Dialog, Field, Form, html, Icon, navigate, toast, useEffect, useForm, useState } from "./ui.js";
 
 const TEXTS = ["name", "type", "tier", "serial", "gateway", "owner", "location", "firmware", "hardware"];
 const blank = { id: "", tags: "", latitude: "", longitude: "", secret: true, ...Object.fromEntries(TEXTS.map((name) => [name, ""])) };
@@ -56,6 +56,18 @@ export function DeviceDialog({ device, onClose, onSaved }) {
     onClose();
     onSaved?.(saved);
   };
+  const remove = async () => {
+    const sure = await confirm({
+      title: `Remove ${device.id}?`, action: "Remove", danger: true,
+      text: "It loses its identity, desired state and commands, and is thrown out. What it has measured stays. To only keep it out, disable it.",
+    });
+    if (!sure) return;
+    await del(`/devices/${device.id}`, device.version);
+    toast(`${device.id} is removed`);
+    onClose();
+    readOverview().catch(() => undefined);
+    navigate("/devices");
+  };
   if (issued) {
     const done = () => {
       onClose();
@@ -96,6 +108,7 @@ export function DeviceDialog({ device, onClose, onSaved }) {
           </div>
         </details>
         ${!device && can("credentials:write") && html`<${Field} as="check" label="Give it a secret now" hint="Shown once, for a device that you set up by hand. Without one, let it enrol with a claim." ...${form.bind("secret")} />`}
+        ${device && html`<div><${Button} kind="danger" icon="trash" onClick=${remove}>Remove device<//></div>`}
         <datalist id="known-types">${known.types.map((one) => html`<option value=${one.name} />`)}</datalist>
         <datalist id="known-tiers">${["esp32", "pi", "phone", "obd"].map((name) => html`<option value=${name} />`)}</datalist>
       <//>

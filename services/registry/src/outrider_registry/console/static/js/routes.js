@@ -40,7 +40,7 @@ export const NAVIGATION = [
   ]],
   ["Administration", [
     ["/users", "People", "users", "users:read"],
-    ["/tokens", "API tokens", "tokens", "devices:read"],
+    ["/tokens", "API tokens", "tokens", "tokens:read"],
     ["/tenants", "Tenants", "tenants", "platform:read"],
     ["/audit", "Audit", "audit", "audit:read"],
   ]],

@@ -185,7 +185,7 @@ const PRESENCE = { online: "Online", offline: "Offline", unknown: "Never seen", 
 /** The dot of a device: its presence, unless it is disabled or pending. `text`: with the word. */
 export function Presence({ state = "unknown", status = "active", text, title }) {
   const shown = status === "active" || !status ? state || "unknown" : status;
-  return html`<span class=${`presence ${shown}`} title=${title ?? PRESENCE[shown]}><i aria-hidden="true"></i><span class=${text ? "" : "sr-only"}>${PRESENCE[shown] ?? shown}</span></span>`;
+  return html`<span class=${`presence ${shown}`} title=${title ?? PRESENCE[shown]}><i aria-hidden="true"></i><span class=${text ? "" : "sr-only"}>${PRESENCE[shown] ?? shown}${text ? "" : " "}</span></span>`;
 }
 
 /** A time as "3 min ago", exact on hover; keeps itself up to date. */

@@ -1,5 +1,6 @@
 // One device: live values and position, charts, logs, desired and reported state, commands, credentials, audit.
 import { get, live, post } from "../api.js";
+import { DeviceDialog } from "../device-form.js";
 import { can } from "../session.js";
 import { Ago, Button, confirm, html, Loaded, navigate, Page, Presence, Tabs, Tags, toast, useData, useEffect, useRef, useState } from "../ui.js";
 import { Audit } from "./device/audit.js";
@@ -67,6 +68,7 @@ function Heading({ device, presence }) {
 }
 
 function Actions({ device, reload }) {
+  const [editing, setEditing] = useState(false);
   if (!can("devices:write")) return null;
   const disabled = device.status === "disabled";
   const change = async () => {
@@ -83,5 +85,7 @@ function Actions({ device, reload }) {
   };
   return html`
     ${can("commands:write") && html`<${Button} icon="send" onClick=${() => navigate(`/devices/${device.id}/commands`)}>Command<//>`}
-    <${Button} kind=${disabled ? "primary" : ""} onClick=${change}>${disabled ? "Enable" : "Disable"}<//>`;
+    <${Button} icon="edit" onClick=${() => setEditing(true)}>Edit<//>
+    <${Button} kind=${disabled ? "primary" : ""} onClick=${change}>${disabled ? "Enable" : "Disable"}<//>
+    ${editing && html`<${DeviceDialog} device=${device} onClose=${() => setEditing(false)} onSaved=${reload} />`}`;
 }
