@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import psycopg
 import pytest
 
@@ -96,6 +98,76 @@ def test_sim_ends_with_everything_acked_and_query_shows_it(platform: Platform, t
     latest = outrider(platform, "query", "vehicle-0001").stdout
     assert "speed_kmh" in latest
     assert "lat" in latest
+
+
+async def test_sim_obeys_commands_desired_state_and_new_secrets(platform: Platform) -> None:
+    state = platform.state
+    headers = {"Authorization": f"Bearer {state.api_token}", "Outrider-Tenant": state.tenant, "If-Match": "*"}
+    sim = await asyncio.create_subprocess_exec(
+        *(OUTRIDER, "sim", "--devices", "4", "--prefix", "obey-", "--duration", "0", "--json"),
+        *("--data", str(platform.data_dir)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"{state.console_url}/api/v1", headers=headers, timeout=20) as api:
+
+            async def read(path: str) -> dict[str, Any]:
+                answer = await api.get(path)
+                return dict(answer.json()) if answer.is_success else {}
+
+            async def until(path: str, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+                async with asyncio.timeout(40):
+                    while not condition(found := await read(path)):
+                        await asyncio.sleep(0.1)
+                return found
+
+            async def command(name: str, **params: Any) -> dict[str, Any]:
+                body = {"name": name, "params": params}
+                sent = (await api.post("/devices/obey-vehicle-0001/commands", json=body)).raise_for_status().json()
+                return await until(f"/commands/{sent['id']}", lambda found: found.get("finished_at"))
+
+            await until("/devices/obey-vehicle-0001", lambda found: found.get("presence", {}).get("state") == "online")
+            diagnosis = await command("run-diagnostics")
+            assert (diagnosis["state"], diagnosis["result"]["checks"]["storage"]) == ("succeeded", "ok")
+            rebooted = await command("reboot")
+            assert rebooted["state"] == "succeeded"
+            assert rebooted["result"]["boot"] != diagnosis["result"]["boot"]
+            assert (await command("get-logs", lines=3))["result"] == {"lines": 3}
+            assert (await command("set-interval", interval_s=2))["result"] == {"interval_s": 2}
+            unknown = await command("make-coffee")
+            assert (unknown["state"], "make-coffee" in unknown["result"]["reason"]) == ("rejected", True)
+
+            wanted = {"overrides": {"interval_s": 0.5, "colour": "red"}}
+            (await api.patch("/devices/obey-vehicle-0002/shadow", json=wanted)).raise_for_status()
+            shadow = await until(
+                "/devices/obey-vehicle-0002/shadow",
+                lambda found: (
+                    found.get("desired_version", 0) > 0 and found["reported_version"] == found["desired_version"]
+                ),
+            )
+            assert shadow["reported"]["interval_s"] == 0.5
+            assert shadow["reported"]["colour"] == "red"
+
+            path = "/devices/obey-vehicle-0002/credentials"
+            (await api.post(f"{path}/rotate", json={"now": False})).raise_for_status()
+            await until(path, lambda found: ("active", 2) in {(c["state"], c["generation"]) for c in found["items"]})
+            # thrown out and let in again it comes back with the new secret: nobody has the old one any more
+            (await api.post("/devices/obey-vehicle-0002/disable")).raise_for_status()
+            away = lambda found: found["presence"]["state"] == "offline"  # noqa: E731
+            await until("/devices/obey-vehicle-0002", away)
+            (await api.post("/devices/obey-vehicle-0002/enable")).raise_for_status()
+            await until("/devices/obey-vehicle-0002", lambda found: found["presence"]["state"] == "online")
+        sim.send_signal(signal.SIGINT)
+        async with asyncio.timeout(60):
+            output, _ = await sim.communicate()
+    finally:
+        if sim.returncode is None:
+            sim.kill()
+            await sim.wait()
+    summary = json.loads(output)
+    assert (sim.returncode, summary["unacked"], summary["connected"]) == (0, 0, 4)
+    logged = "SELECT count(*) FROM logs.line WHERE device = 'obey-vehicle-0001' AND message LIKE 'kept line % of 3%'"
+    assert value(platform, logged) == 3
 
 
 def test_sim_against_no_broker_fails(platform: Platform) -> None:
