@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import secrets
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -80,9 +82,11 @@ def print_claim(api: Api, claim: Mapping[str, Any], qr: bool) -> None:
     for label, value in rows.items():
         console.print(f"  [dim]{label:<11}[/]{escape(value)}", soft_wrap=True)
     console.print("\nOn the device, or by hand:")
+    # A retry with the same text gets the same answer; another device's text is refused.
+    request = json.dumps({"nonce": secrets.token_hex(8)})
     print(
         f"  mosquitto_rr -V 5 -h {host} -p {port} -i claim:{name} -u claim:{name} -P {token} -q 1 \\\n"
-        f"    -t fleet/v1/-/claim/{name} -e fleet/v1/-/claim/{name}/reply -m '{{}}'\n"
+        f"    -t fleet/v1/-/claim/{name} -e fleet/v1/-/claim/{name}/reply -m '{request}'\n"
         f'\nOr over HTTP: POST {api.url}/api/v1/enrol {{"claim":"{name}","token":"{token}"}}'
     )
     if qr:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 180.0
 """A device that does not confirm is sent its new secret again so often."""
+LOOK_S = 5.0
 BATCH = 200
 ROTATE_INTERVAL_S = 60.0
 ROTATE_BATCH = 50
@@ -79,7 +80,7 @@ def duties(registry: Registry) -> list[Duty]:
 
 async def _deliver(registry: Registry, changes: Changes) -> None:
     while True:
-        changed = await changes.take(AGAIN_S / 6, settle_s=0.1)
+        changed = await changes.take(LOOK_S, settle_s=0.1)
         connected = [id_ for kind, _, id_ in (change.partition(":") for change in changed) if kind == "presence"]
         while await _deliver_some(registry, connected) == BATCH:
             connected = []

@@ -69,6 +69,8 @@ WHERE c.state = 'active' AND c.kind = 'secret' AND c.rotates_at <= now()
   AND NOT EXISTS (SELECT FROM registry.credential n WHERE n.device = c.device AND n.kind = 'secret' AND n.state = 'delivered')
 ORDER BY c.rotates_at LIMIT %s
 """
+FRESH = timedelta(minutes=2)
+SOON = timedelta(seconds=5)
 # Whoever is not known to be away is sent it: a device that never tells its status is away for all we know, or not.
 TO_DELIVER = """
 SELECT c.device, c.tenant, c.generation, c.key_id
@@ -76,7 +78,8 @@ FROM registry.credential c JOIN registry.device d ON d.id = c.device JOIN regist
 LEFT JOIN registry.presence p ON p.device = c.device
 WHERE c.state = 'delivered' AND c.kind = 'secret' AND d.status = 'active' AND d.gateway IS NULL AND t.disabled_at IS NULL
   AND coalesce(p.state, 'unknown') <> 'offline'
-  AND (c.delivered_at IS NULL OR c.delivered_at < now() - %(again)s OR c.device = ANY(%(connected)s))
+  AND (c.delivered_at IS NULL OR c.delivered_at < now() - %(again)s OR c.device = ANY(%(connected)s)
+       OR c.issued_at > now() - %(fresh)s AND c.delivered_at < now() - %(soon)s)
 ORDER BY c.delivered_at NULLS FIRST LIMIT %(limit)s
 """
 DELIVERED = """
@@ -309,9 +312,17 @@ async def current(connection: psycopg.AsyncConnection, devices: Sequence[str]) -
 async def to_deliver(
     connection: psycopg.AsyncConnection, connected: Sequence[str], again_s: float, limit: int
 ) -> list[tuple[str, Secret]]:
-    """(tenant, secret) of devices that have to be sent theirs: at once if they just connected, else every `again_s`."""
+    """(tenant, secret) of devices that have to be sent theirs: at once if they just connected, more often while it is
+    fresh (somebody may be about to subscribe), else every `again_s`."""
     cursor = await connection.execute(
-        TO_DELIVER, {"connected": list(connected), "again": timedelta(seconds=again_s), "limit": limit}
+        TO_DELIVER,
+        {
+            "connected": list(connected),
+            "again": timedelta(seconds=again_s),
+            "fresh": FRESH,
+            "soon": SOON,
+            "limit": limit,
+        },
     )
     return [
         (tenant, Secret(device, generation, key_id, "delivered"))
