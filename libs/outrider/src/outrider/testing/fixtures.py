@@ -97,9 +97,16 @@ def timescaledb(server_folder: Path) -> Iterator[Database]:
 @pytest.fixture
 def database(migrated: Database) -> Iterator[Database]:
     """A migrated, empty database of this test's own."""
+    with clone_of(migrated) as clone:
+        yield clone
+
+
+@contextlib.contextmanager
+def clone_of(template: Database) -> Iterator[Database]:
+    """A migrated, empty database until the block ends, for fixtures of a wider scope than `database`."""
     name = f"test_{secrets.token_hex(6)}"
-    with _database_of(migrated.admin_url, name, migrated.admin_url.rpartition("/")[2].split("?")[0]) as url:
-        yield Database(url, {service: _with_name(u, name) for service, u in migrated.service_urls.items()})
+    with _database_of(template.admin_url, name, template.admin_url.rpartition("/")[2].split("?")[0]) as url:
+        yield Database(url, {service: _with_name(u, name) for service, u in template.service_urls.items()})
 
 
 @pytest.fixture

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-
 from fastapi import APIRouter, FastAPI
 
 from outrider_registry import console
-from outrider_registry.api import answers, document
+from outrider_registry.api import (
+    answers,
+    audit,
+    certificates,
+    charts,
+    claims,
+    commands,
+    configurations,
+    credentials,
+    data,
+    devices,
+    document,
+    enrol,
+    imports,
+    live,
+    logs,
+    metrics,
+    overview,
+    presence,
+    rejected,
+    sequences,
+    session,
+    shadow,
+    stop,
+    tenants,
+    tokens,
+    users,
+)
 from outrider_registry.api.authentication import Authentication
 from outrider_registry.api.guards import Guards
 from outrider_registry.api.idempotent import Idempotency
@@ -16,41 +40,36 @@ from outrider_registry.context import Registry
 
 PREFIX = "/api/v1"
 MODULES = (
-    "session",
-    "users",
-    "tokens",
-    "tenants",
-    "audit",
-    "devices",
-    "imports",
-    "metrics",
-    "data",
-    "logs",
-    "rejected",
-    "sequences",
-    "charts",
-    "live",
-    "overview",
-    "credentials",
-    "claims",
-    "enrol",
-    "certificates",
-    "configurations",
-    "shadow",
-    "commands",
-    "stop",
-    "presence",
+    session,
+    users,
+    tokens,
+    tenants,
+    audit,
+    devices,
+    imports,
+    metrics,
+    data,
+    logs,
+    rejected,
+    sequences,
+    charts,
+    live,
+    overview,
+    credentials,
+    claims,
+    enrol,
+    certificates,
+    configurations,
+    shadow,
+    commands,
+    stop,
+    presence,
 )
 
 
 def routers() -> list[APIRouter]:
     """The routers of all modules."""
-    found = []
-    for name in MODULES:
-        full = f"outrider_registry.api.{name}"
-        if importlib.util.find_spec(full) is not None:
-            found.append(importlib.import_module(full).router)
-    return found
+    return [module.router for module in MODULES]
 
 
 def application() -> FastAPI:
