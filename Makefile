@@ -38,6 +38,7 @@ check: setup ## Lint, types, generated files
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy $(SOURCES)
 	@$(PYTHON) -m outrider.contract.generate --check
+	@$(PYTHON) -m outrider_registry.openapi --check
 	@$(PYTHON) scripts/generate_docs --check
 
 lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
