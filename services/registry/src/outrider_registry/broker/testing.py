@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -114,12 +114,17 @@ async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> float:
 
 
 @asynccontextmanager
-async def leading(
-    database: Database, server: Mosquitto, more: Sequence[Any] = (), **settings: Any
-) -> AsyncIterator[tuple[Registry, Leader]]:
-    """A registry that leads and does the broker's duties (and `more`)."""
-    async with running_registry(database.service_urls["registry"], server.url_of("registry"), **settings) as registry:
-        leader = Leader(registry.settings.database_url, "registry/test/leader", [*duties_of.duties(registry), *more])
+async def leading(database: Database, server: Mosquitto, **settings: Any) -> AsyncIterator[tuple[Registry, Leader]]:
+    """A registry that leads and does the broker's duties."""
+    async with leading_at(database.service_urls["registry"], server.url_of("registry"), **settings) as both:
+        yield both
+
+
+@asynccontextmanager
+async def leading_at(database_url: str, mqtt_url: str, **settings: Any) -> AsyncIterator[tuple[Registry, Leader]]:
+    """The same for servers of another process."""
+    async with running_registry(database_url, mqtt_url, **settings) as registry:
+        leader = Leader(database_url, "registry/test/leader", duties_of.duties(registry))
         tasks = [asyncio.create_task(registry.publisher.run()), asyncio.create_task(leader.run())]
         try:
             yield registry, leader
