@@ -177,7 +177,7 @@ async def test_bootstrap_command_puts_lost_accounts_back(broker: Production, tmp
     (line,) = re.findall(r"(?m)^ExecStartPre=\+\S+/outrider broker bootstrap (.*)$", unit)
     (tmp_path / "master.key").write_text((broker.data_dir / "master.key").read_text())
     arguments = line.replace("/var/lib/mosquitto", str(tmp_path)).replace("/etc/outrider", str(tmp_path)).split()
-    command = [sys.executable, "-m", "outrider.access.bootstrap", *arguments, "--broker", broker.version]
+    command = [sys.executable, "-m", "outrider.access.bootstrap", *arguments, "--mosquitto", broker.version]
     for content in ("", '{"clients":[{"username":"democlient"}],"roles":[]}', "good"):
         if content != "good":
             (tmp_path / "dynamic-security.json").write_text(content)

@@ -219,19 +219,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="outrider broker bootstrap", description=__doc__)
     parser.add_argument("--file", type=Path, required=True, help="the broker's dynamic-security.json")
-    parser.add_argument("--keys", type=Path, help=f"file of the master key; else {KEY_VARIABLE} or {FILE_VARIABLE}")
-    parser.add_argument("--broker", help="the broker's program, or its version (2.1.2); else the installed one")
+    parser.add_argument("--master-key-file", type=Path, help=f"else {KEY_VARIABLE} or {FILE_VARIABLE}")
+    parser.add_argument("--mosquitto", help="the broker's version (2.1, 2.0) or its program; else the installed one")
     given = parser.parse_args(arguments)
     named = os.environ.get(FILE_VARIABLE)
-    file = given.keys or (Path(named) if named else None)
+    file = given.master_key_file or (Path(named) if named else None)
     try:
-        keys = KeyRing.load(None if given.keys else os.environ.get(KEY_VARIABLE), file)
-        if given.broker is None:
+        keys = KeyRing.load(None if given.master_key_file else os.environ.get(KEY_VARIABLE), file)
+        if given.mosquitto is None:
             version = find().version
-        elif given.broker[:1].isdigit():
-            version = parse_version(f"version {given.broker}")
+        elif given.mosquitto[:1].isdigit():
+            version = parse_version(f"version {given.mosquitto}.0")
         else:
-            version = version_of([given.broker])
+            version = version_of([given.mosquitto])
         written = ensure(given.file, keys, version)
     except (OutriderError, ServerError, OSError, ValueError) as error:
         print(f"The broker's accounts could not be checked: {error}", file=sys.stderr)
