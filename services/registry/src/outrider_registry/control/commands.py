@@ -80,7 +80,7 @@ def duties(registry: Registry) -> list[Duty]:
 
     async def work(changes: Changes) -> None:
         while True:
-            await changes.take(_POLL_S)
+            await changes.take(_POLL_S, settle_s=0.05)
             await end_overdue(registry)
             while await send_due(registry) == SEND_AT_ONCE:
                 pass

@@ -129,7 +129,7 @@ def duties(registry: Registry) -> list[Duty]:
 
     async def correct(changes: Changes) -> None:
         while True:
-            await changes.take(_EVERY_S, settle_s=0.1)
+            await changes.take(_EVERY_S, settle_s=0.5)
             await correct_states(registry, broker.at)
 
     async def watch(_: Changes) -> None:

@@ -12,7 +12,8 @@ from psycopg.rows import dict_row
 
 # In the order of ids, as everybody who locks several of them: no two wait for each other.
 ENSURE: LiteralString = """
-INSERT INTO registry.presence (device, tenant) SELECT id, tenant FROM registry.device WHERE id = ANY (%s) ORDER BY id
+INSERT INTO registry.presence (device, tenant) SELECT id, tenant FROM registry.device d
+WHERE id = ANY (%s) AND NOT EXISTS (SELECT FROM registry.presence p WHERE p.device = d.id) ORDER BY id
 ON CONFLICT DO NOTHING
 """
 LOCK: LiteralString = """
@@ -29,6 +30,7 @@ EVENTS: LiteralString = """
 INSERT INTO registry.presence_event (tenant, device, state, reason, at)
 SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[])
 """
+GATEWAYS: LiteralString = "SELECT DISTINCT gateway FROM registry.device WHERE gateway = ANY (%s)"
 # What is said behind a gateway goes and comes with it.
 CHILDREN: LiteralString = """
 SELECT p.device, p.tenant, g.state, g.at
