@@ -165,6 +165,16 @@ async def test_expired_and_revoked_claims_are_refused(api: Api, database: Databa
     assert database.value("SELECT count(*) FROM registry.device") == 0
 
 
+async def test_a_disabled_tenant_takes_nobody_in(api: Api, database: Database) -> None:
+    claim = await make(api)
+    database.rows("UPDATE registry.tenant SET disabled_at = now() WHERE name = 'acme'")
+    asked = {"claim": claim["id"], "token": claim["token"], "serial": "SN-1"}
+    answer = await api.nobody.post("enrol", json=asked)
+    assert (answer.status_code, answer.json()["reason"]) == (403, "disabled")
+    database.rows("UPDATE registry.tenant SET disabled_at = NULL WHERE name = 'acme'")
+    assert (await api.nobody.post("enrol", json=asked)).status_code == 200
+
+
 async def test_once_the_device_was_seen_the_claim_answers_no_more(api: Api, database: Database) -> None:
     claim = await make(api)
     reply = await ask(api.registry, claim, serial="SN-1")

@@ -41,7 +41,8 @@ TEMPLATE_FIELDS = ("name", "type", "tier", "tags", "latitude", "longitude", "loc
 COLUMNS = """
 id, tenant, state, key_id, device, serial, template, approval, request, request_digest, used_by, generation, created_by,
 created_at, expires_at, used_at, client_until, decided_by, refusals, expires_at <= now() AS over,
-coalesce(now() < client_until, false) AS answers
+coalesce(now() < client_until, false) AS answers,
+(SELECT t.disabled_at IS NOT NULL FROM registry.tenant t WHERE t.name = claim.tenant) AS closed
 """
 INSERT = """
 INSERT INTO registry.claim (id, tenant, key_id, device, serial, template, approval, created_by, expires_at)
@@ -118,6 +119,8 @@ class Claim:
     """Its time is over."""
     answers: bool
     """Decided, and the device may still ask what was decided."""
+    closed: bool
+    """Its tenant is disabled."""
 
     def token(self, keys: KeyRing) -> str:
         """What a device shows. Raises UnknownKey."""
@@ -164,6 +167,7 @@ UNIDENTIFIED = Refused(
     "Send a serial, a csr, or a nonce (random text, the same in every retry): it tells your retry from another device.",
 )
 GONE = Refused("gone", "The credential that this claim gave is not valid any more. Ask for a new claim.")
+CLOSED = Refused("disabled", "The tenant of this claim is disabled.")
 DISABLED = Refused("disabled", "This device is disabled. Ask for it to be enabled first.")
 
 
@@ -330,6 +334,8 @@ async def _decide(
     rotation_days: float,
     address: str,
 ) -> Answer:
+    if claim.closed:
+        return CLOSED
     same = digest is not None and digest == claim.request_digest
     if claim.state == "used":
         if not same:
