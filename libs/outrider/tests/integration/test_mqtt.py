@@ -279,3 +279,12 @@ def test_under_uvloop_as_in_the_services(mosquitto: Mosquitto) -> None:
             return texts(client.received)
 
     assert uvloop.run(round_trip()) == ["1"]
+
+
+async def test_a_delivery_says_whether_it_was_retained(mosquitto: Mosquitto) -> None:
+    async with connected(mosquitto.url, "keeper", [TOPIC]) as keeper:
+        await keeper.publish(TOPIC, b"x", retain=True)
+        await eventually(lambda: keeper.received)
+        async with connected(mosquitto.url, "late", [TOPIC]) as late:
+            await eventually(lambda: late.received)
+    assert [delivery.retained for delivery in (*keeper.received, *late.received)] == [False, True]

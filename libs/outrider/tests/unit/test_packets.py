@@ -52,6 +52,20 @@ def test_a_publish_is_read_as_it_was_written(publish: tuple[str, bytes, int, lis
     assert packets.read_publish(data, whole(data)) == expected
 
 
+@given(TEXT, st.binary(max_size=40), st.integers(0, 2**32 - 1), st.lists(st.tuples(TEXT, TEXT), max_size=2))
+def test_a_request_is_read_as_it_was_written(
+    topic: str, data: bytes, expiry_s: int, user: list[tuple[str, str]]
+) -> None:
+    written = packets.publish(
+        "t", b"x", packet_id=1, user_properties=user, request=packets.Request(topic, data, expiry_s)
+    )
+    properties = packets.read_publish(written, whole(written))[2] or {}
+    assert properties.get("response_topic", [""]) == [topic]
+    assert properties.get("correlation_data", [b""]) == [data]
+    assert properties.get("message_expiry_interval", [0]) == [expiry_s]
+    assert properties.get("user_property", []) == user
+
+
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152])
 def test_lengths_at_the_borders_of_their_bytes(size: int) -> None:
     data = packets.publish("t", bytes(size))

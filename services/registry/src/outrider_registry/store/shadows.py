@@ -72,7 +72,7 @@ FROM unnest(%s::text[], %s::bigint[]) AS new (device, version) WHERE s.device = 
 """
 TO_BE_RETAINED: LiteralString = """
 SELECT device, tenant, desired, desired_version, published_version FROM registry.shadow
-WHERE desired_version > 0 AND (%(devices)s::text[] IS NULL OR device = ANY (%(devices)s))
+WHERE desired_version > 0
 """
 # The broker has a version that this database never gave out, or has forgotten in a restore.
 BEYOND: LiteralString = """
@@ -84,6 +84,7 @@ REPUBLISH: LiteralString = """
 UPDATE registry.shadow SET published_version = 0, desired_version = desired_version WHERE device = ANY (%s)
 """
 EXISTING: LiteralString = "SELECT id FROM registry.device WHERE id = ANY (%s)"
+OWN: LiteralString = "SELECT id, tenant FROM registry.device WHERE id = ANY (%s)"
 
 VERSIONS_AHEAD_MAX = 1_000_000
 """A restored backup lags by fewer versions; a report further ahead is a mistake of the device."""
@@ -233,16 +234,13 @@ async def published(connection: psycopg.AsyncConnection, states: Iterable[Desire
     await connection.execute(PUBLISHED, ([s.device for s in states], [s.version for s in states]))
 
 
-async def compare(
-    connection: psycopg.AsyncConnection, retained: dict[str, bytes], devices: Sequence[str] | None = None
-) -> tuple[int, list[str]]:
-    """Compare what the broker retains (payloads by topic), of these devices or of all, with what it should.
+async def compare(connection: psycopg.AsyncConnection, retained: dict[str, bytes]) -> tuple[int, list[str]]:
+    """Compare what the broker retains (all payloads by topic) with what it should.
 
     What is missing or differs is marked to be published again, under a higher version where the broker knows one that
     is ahead. Returns how many, and the topics of no device: those are to be emptied.
     """
-    arguments = {"devices": None if devices is None else list(devices)}
-    rows = await (await connection.execute(TO_BE_RETAINED, arguments)).fetchall()
+    rows = await (await connection.execute(TO_BE_RETAINED)).fetchall()
     wanted = {(state := Desired(*row[:4])).topic: (state, row[4]) for row in rows}
     beyond: dict[str, int] = {}
     again: list[str] = []
@@ -255,18 +253,19 @@ async def compare(
         elif published_version == state.version:
             again.append(state.device)
     foreign = [topic for topic in retained if topic not in wanted]
-    by_device = {(topics.SHADOW_DESIRED.parse(topic) or {}).get("device", ""): topic for topic in foreign}
-    rows = await (await connection.execute(EXISTING, (list(by_device),))).fetchall()
-    for (device,) in rows:  # registered, and nothing desired: the broker knows of a time that was lost in a restore
-        topic = by_device[device]
-        if (version := _version(retained[topic])) > 0:
-            beyond[device] = version
+    names = [(topics.SHADOW_DESIRED.parse(topic) or {}).get("device", "") for topic in foreign]
+    for device, tenant in await (await connection.execute(OWN, (names,))).fetchall():
+        topic = str(topics.SHADOW_DESIRED.name(tenant=tenant, device=device))
+        if topic in retained and topic not in wanted:
+            # Registered, and nothing desired: of a time that a restore has lost. Overwritten, not emptied: what is
+            # published for it meanwhile must stay.
+            beyond[device] = _version(retained[topic])
+            foreign.remove(topic)
     if beyond:
         await connection.execute(ENSURE, (list(beyond),))
         await connection.execute(BEYOND, (list(beyond), list(beyond.values())))
     if again:
         await connection.execute(REPUBLISH, (again,))
-    # Of a registered device too: its own topic is filled anew, one under another tenant is wrong.
     return len(beyond) + len(again), foreign
 
 
