@@ -190,11 +190,13 @@ def replay(
     with session(url, data) as database:
         chosen = [row["id"] for row in database.execute(IDS, choice.arguments()).fetchall()]
         try:
-            replayed = asyncio.run(_replay(broker, database, chosen))
+            replayed, others = asyncio.run(_replay(broker, database, chosen))
         except Transient as error:
             typer.echo(f"Stopped: {error}. What was sent is marked; run this again for the rest.", err=True)
             raise typer.Exit(1) from None
     typer.echo(f"Replayed {replayed:,} messages." if replayed else "Nothing to replay.")
+    if others:
+        typer.echo(f"{others:,} did not come on a topic of telemetry, logs or events and stay as they are.", err=True)
 
 
 @app.command()
@@ -223,28 +225,34 @@ def purge(
     typer.echo(f"Deleted {len(chosen):,} rejected messages.")
 
 
-async def _replay(broker: str, database: psycopg.Connection[dict[str, Any]], chosen: Sequence[int]) -> int:
-    """Publish and mark in chunks, so that a stop loses no mark; how many. Raises Transient when the broker does not take one."""
+async def _replay(broker: str, database: psycopg.Connection[dict[str, Any]], chosen: Sequence[int]) -> tuple[int, int]:
+    """Publish and mark in chunks, so that a stop loses no mark: how many went out, and how many have no topic that may.
+
+    Raises Transient when the broker does not take one.
+    """
     if not chosen:
-        return 0
+        return 0, 0
     connection = await Connection.open(
         broker, CLIENT_ID, lambda delivery: None, clean_start=True, session_expiry_s=0, receive_maximum=64
     )
     console = Console(stderr=True)
     progress = Progress(console=console, transient=True)
     bar = progress.add_task("replaying", total=len(chosen))
+    replayed = 0
     try:
         with progress if console.is_terminal and len(chosen) > CHUNK_MESSAGES else nullcontext():
             for at in range(0, len(chosen), CHUNK_MESSAGES):
-                rows = database.execute(PAYLOADS, (list(chosen[at : at + CHUNK_MESSAGES]),)).fetchall()
-                sent, problem = await replays.publish(connection, [replays.Kept(**row) for row in rows])
+                part = list(chosen[at : at + CHUNK_MESSAGES])
+                kept = [replays.Kept(**row) for row in database.execute(PAYLOADS, (part,)).fetchall()]
+                sent, problem = await replays.publish(connection, [m for m in kept if replays.can_replay(m.topic)])
                 database.execute(MARK, (sent,))
+                replayed += len(sent)
                 if problem is not None:
                     raise problem
-                progress.update(bar, advance=len(rows))
+                progress.update(bar, advance=len(part))
     finally:
         await connection.close(end_session=True)
-    return len(chosen)
+    return replayed, len(chosen) - replayed
 
 
 def _require_filter(choice: Choice, everything: bool) -> None:
