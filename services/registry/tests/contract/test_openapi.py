@@ -37,7 +37,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 20
+EXAMPLES = 8
 STREAM = "/api/v1/live"
 """Answers without end; its own tests read it."""
 NEEDS_BROKER = {"/api/v1/rejected/{id}/replay", "/api/v1/rejected/replay"}

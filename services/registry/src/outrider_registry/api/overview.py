@@ -15,7 +15,7 @@ from outrider_registry.store import overview
 router = APIRouter(tags=["devices"])
 
 
-class StopInForce(BaseModel):
+class CurrentStop(BaseModel):
     """An emergency stop."""
 
     everything: bool = Field(description="For the whole platform, not this tenant only.")
@@ -36,7 +36,7 @@ class Overview(BaseModel):
     rejected_24h: int = Field(description="Messages rejected in the last 24 hours.")
     gaps: int = Field(description="Streams of which messages are missing.")
     open_commands: int
-    stop: StopInForce | None
+    stop: CurrentStop | None
 
 
 @router.get("/overview", summary="The fleet in figures")
