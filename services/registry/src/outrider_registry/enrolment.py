@@ -8,8 +8,8 @@ from outrider.contract import topics
 from outrider.contract.payloads import Claim, ClaimMqtt, ClaimReply
 from outrider_registry.context import Registry
 from outrider_registry.settings import Settings
-from outrider_registry.store import claims
-from outrider_registry.store.claims import Accepted, Answer, Pending, Refused
+from outrider_registry.store import redemption
+from outrider_registry.store.redemption import Accepted, Answer, Pending, Refused
 from outrider_registry.store.transactions import of_platform
 
 TOPICS = {
@@ -30,7 +30,7 @@ TOPICS = {
 
 
 async def redeem(registry: Registry, claim: str, asked: Claim, address: str = "") -> ClaimReply:
-    """What the claim answers; the same again for a retry (`store.claims.redeem`). The token has been checked.
+    """What the claim answers; the same again for a retry (`store.redemption.redeem`). The token has been checked.
 
     Raises Transient: nothing happened, or it happened and a retry gets the answer.
     """
@@ -38,7 +38,7 @@ async def redeem(registry: Registry, claim: str, asked: Claim, address: str = ""
         return reply_of(Refused("bad_request", problem), None, registry.keys, registry.settings)
     # Crosses tenants: whose a claim is, is not known before it is looked up.
     async with of_platform(registry.database) as connection:
-        answer = await claims.redeem(
+        answer = await redemption.redeem(
             connection, registry.keys, claim, asked, registry.settings.credential_rotation_days, address
         )
     return reply_of(answer, asked, registry.keys, registry.settings)

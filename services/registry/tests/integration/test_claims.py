@@ -17,7 +17,7 @@ from outrider.contract.payloads import Claim, ClaimReply
 from outrider.testing.fixtures import Database
 from outrider_registry import enrolment
 from outrider_registry.context import Registry
-from outrider_registry.store import claims
+from outrider_registry.store import claims, redemption
 from outrider_registry.store.transactions import of_platform
 from outrider_registry.testing import KEYS, Api
 
@@ -100,10 +100,10 @@ async def test_another_device_is_refused_and_audited(api: Api) -> None:
     assert reply.secret is None
     refused = (await api.operator.get(f"audit?object=claim:{claim['id']}&action=claim.refuse")).json()["items"]
     assert [row["detail"]["serial"] for row in refused] == ["SN-2"]
-    for number in range(claims.AUDITED_REFUSALS + 5):
+    for number in range(redemption.AUDITED_REFUSALS + 5):
         await ask(api.registry, claim, serial=f"flood-{number}")
     shown = (await api.operator.get(f"claims/{claim['id']}")).json()
-    assert shown["refusals"] == claims.AUDITED_REFUSALS, "somebody who asks for ever must not fill the audit"
+    assert shown["refusals"] == redemption.AUDITED_REFUSALS, "somebody who asks for ever must not fill the audit"
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -218,10 +218,10 @@ async def test_a_device_that_waits_for_approval(api: Api, database: Database) ->
     assert reply.secret == device_secret(KEYS, "van-7", 1)
     assert (await api.operator.get("devices/van-7")).json()["status"] == "active"
     async with of_platform(api.registry.database) as connection:
-        ((told, asked, answered),) = await claims.due(connection, KEYS, 10)
+        ((told, asked, answered),) = await redemption.due(connection, KEYS, 10)
         assert (told, enrolment.reply_of(answered, asked, KEYS, api.registry.settings)) == (claim["id"], reply)
         await claims.replied(connection, [told])
-        assert await claims.due(connection, KEYS, 10) == []
+        assert await redemption.due(connection, KEYS, 10) == []
     assert (await api.operator.post(f"claims/{claim['id']}/approve")).status_code == 409
     assert (await api.operator.post(f"claims/{claim['id']}/refuse")).status_code == 409
 
@@ -234,8 +234,8 @@ async def test_a_device_that_is_sent_away(api: Api, database: Database) -> None:
     assert (await ask(api.registry, claim, device="van-7", serial="SN-1")).reason == "refused"
     assert database.value("SELECT count(*) FROM registry.device") == 0
     async with of_platform(api.registry.database) as connection:
-        assert [(id_, answer) for id_, _, answer in await claims.due(connection, KEYS, 10)] == [
-            (claim["id"], claims.DECLINED)
+        assert [(id_, answer) for id_, _, answer in await redemption.due(connection, KEYS, 10)] == [
+            (claim["id"], redemption.DECLINED)
         ]
 
 

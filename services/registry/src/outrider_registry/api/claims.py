@@ -15,7 +15,7 @@ from outrider_registry.api.fields import Body, Items, Label, Name, OptionalLabel
 from outrider_registry.context import Registry
 from outrider_registry.errors import Conflict, Invalid, NotFound
 from outrider_registry.principals import Principal
-from outrider_registry.store import claims, credentials
+from outrider_registry.store import claims, credentials, redemption
 from outrider_registry.store.transactions import of_platform
 
 router = APIRouter(tags=["claims"])
@@ -187,7 +187,7 @@ async def approve_claim(registry: RegistryDep, who: Writer, id: ClaimId) -> Clai
     """The device gets its credential: at once if it still listens, else when it asks again."""
     days = registry.settings.credential_rotation_days
     async with tenant_transaction(registry, who) as connection:
-        _, accepted = await claims.approve(connection, registry.keys, id, days, who.actor)
+        _, accepted = await redemption.approve(connection, registry.keys, id, days, who.actor)
         claim = await claims.get(connection, id)
         await audited(
             connection, who, "claim.approve", f"claim:{id}", device=accepted.device, generation=accepted.generation
@@ -200,7 +200,7 @@ async def approve_claim(registry: RegistryDep, who: Writer, id: ClaimId) -> Clai
 async def refuse_claim(registry: RegistryDep, who: Writer, id: ClaimId) -> Claim:  # noqa: A002
     """It is told so; the claim cannot be used any more."""
     async with tenant_transaction(registry, who) as connection:
-        before = await claims.refuse(connection, id, who.actor)
+        before = await redemption.refuse(connection, id, who.actor)
         claim = await claims.get(connection, id)
         await audited(connection, who, "claim.decline", f"claim:{id}", device=before.used_by)
     assert claim is not None

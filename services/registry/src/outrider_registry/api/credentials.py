@@ -15,8 +15,8 @@ from outrider_registry.context import Registry
 from outrider_registry.errors import Invalid
 from outrider_registry.principals import Principal
 from outrider_registry.store import certificates, credentials
-from outrider_registry.store.claims import Accepted
 from outrider_registry.store.credentials import Secret
+from outrider_registry.store.redemption import Accepted
 
 router = APIRouter(tags=["credentials"])
 

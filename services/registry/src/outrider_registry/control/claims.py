@@ -14,8 +14,8 @@ from outrider_registry import enrolment
 from outrider_registry.context import Registry
 from outrider_registry.control.message import Message
 from outrider_registry.leader import EVERYTHING, Changes, Duty
-from outrider_registry.store import audit, claims
-from outrider_registry.store.claims import Refused
+from outrider_registry.store import audit, claims, redemption
+from outrider_registry.store.redemption import Refused
 from outrider_registry.store.transactions import of_platform
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ async def _tell_decisions(registry: Registry, changes: Changes) -> None:
             continue
         # Crosses tenants: the broker serves them all.
         async with of_platform(registry.database) as connection:
-            due = await claims.due(connection, registry.keys, BATCH)
+            due = await redemption.due(connection, registry.keys, BATCH)
         for claim, asked, answer in due:
             await _reply(registry, claim, enrolment.reply_of(answer, asked, registry.keys, registry.settings))
         if due:
