@@ -14,6 +14,8 @@ export const ROUTES = [
   { path: "/charts", load: charts },
   { path: "/charts/:id", load: charts },
   { path: "/claims", load: () => import("./pages/claims.js") },
+  { path: "/commands", load: () => import("./pages/commands.js") },
+  { path: "/metrics", load: () => import("./pages/metrics.js") },
   { path: "/configurations", load: () => import("./pages/configurations.js") },
   { path: "/rejected", load: rejected },
   { path: "/rejected/:id", load: rejected },
@@ -33,10 +35,12 @@ export const NAVIGATION = [
     ["/charts", "Charts", "charts", "charts:read"],
     ["/claims", "Enrolment", "claims", "devices:read"],
     ["/configurations", "Configurations", "config", "config:read"],
+    ["/commands", "Commands", "send", "commands:read"],
   ]],
-  ["Data quality", [
+  ["Data", [
     ["/rejected", "Rejected", "rejected", "rejected:read"],
     ["/sequences", "Sequence gaps", "sequences", "telemetry:read"],
+    ["/metrics", "Metrics", "metrics", "devices:read"],
   ]],
   ["Administration", [
     ["/users", "People", "users", "users:read"],
