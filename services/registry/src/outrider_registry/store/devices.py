@@ -14,12 +14,12 @@ COLUMNS: LiteralString = (
     """id, name, type, tier, tags, latitude, longitude, location, firmware, hardware, serial, owner, gateway, status"""
 )
 """What people and devices' claims say of a device; the rest is kept by the registry itself."""
-FROM: LiteralString = """
-FROM registry.device d
+JOINS: LiteralString = """
 LEFT JOIN registry.presence p ON p.device = d.id
 LEFT JOIN telemetry.tenant_seen s ON s.device = d.id AND s.tenant = d.tenant
-WHERE d.tenant = current_setting('outrider.tenant')
 """
+WHERE: LiteralString = "WHERE d.tenant = current_setting('outrider.tenant')\n"
+FROM: LiteralString = "\nFROM registry.device d" + JOINS + WHERE
 SEEN_AT: LiteralString = "greatest(p.seen_at, s.seen_at)"
 SELECT: LiteralString = (
     """
@@ -68,6 +68,9 @@ SORTS: dict[str, tuple[LiteralString, LiteralString]] = {
     "seen_at": ("coalesce((extract(epoch FROM " + SEEN_AT + ") * 1000000)::bigint, 0)", "bigint"),
 }
 """What a list can be sorted by: expression and type of its key; the device's id comes second."""
+
+OWN_SORTS = ("id", "name")
+"""Those that need nothing but the device."""
 
 MERGED_FROM = ("type", "tier", "tags")
 """What a device's configurations are chosen by: a change of it changes the desired state."""
@@ -124,13 +127,18 @@ async def page(
     """
     key, type_ = SORTS[sort]
     conditions, values = filter_.sql()
-    order: LiteralString = "DESC" if descending else "ASC"
-    statement: LiteralString = SELECT + ", " + key + " AS sort_key" + FROM + conditions
+    direction: LiteralString = "DESC" if descending else "ASC"
+    order: LiteralString = " ORDER BY " + key + " " + direction + ", d.id " + direction
     if after is not None:
         compared: LiteralString = "<" if descending else ">"
-        statement += " AND (" + key + ", d.id) " + compared + " (%(after_key)s::" + type_ + ", %(after_id)s)"
+        conditions += " AND (" + key + ", d.id) " + compared + " (%(after_key)s::" + type_ + ", %(after_id)s)"
         values |= {"after_key": after[0], "after_id": after[1]}
-    statement += " ORDER BY sort_key " + order + ", d.id " + order + " LIMIT %(limit)s"
+    statement: LiteralString = SELECT + ", " + key + " AS sort_key"
+    if sort in OWN_SORTS and "presence" not in filter_.equal:  # only those of the page are joined then
+        chosen: LiteralString = "SELECT d.* FROM registry.device d " + WHERE + conditions + order + " LIMIT %(limit)s"
+        statement += " FROM (" + chosen + ") d" + JOINS + order
+    else:
+        statement += FROM + conditions + order + " LIMIT %(limit)s"
     rows = await many(connection, statement, values | {"limit": limit + 1})
     more = len(rows) > limit
     rows = rows[:limit]
@@ -143,7 +151,7 @@ async def count(connection: psycopg.AsyncConnection, filter_: Filter) -> int:
     conditions, values = filter_.sql()
     source: LiteralString = FROM
     if "presence" not in filter_.equal:
-        source = " FROM registry.device d WHERE d.tenant = current_setting('outrider.tenant')"
+        source = " FROM registry.device d " + WHERE
     return int(await value(connection, "SELECT count(*)" + source + conditions, values))
 
 
