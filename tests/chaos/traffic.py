@@ -194,7 +194,8 @@ async def _publish_all(stage: Stage, topic: str, payloads: Iterator[bytes]) -> N
         for payload in payloads:
             await connection.publish(topic, payload)
 
-    connections = [await stage.client(f"flood-{n}") for n in range(FLOOD_CONNECTIONS)]
+    flood = f"flood-{stage.random.getrandbits(32)}"  # two floods at once are two clients
+    connections = [await stage.client(f"{flood}-{n}") for n in range(FLOOD_CONNECTIONS)]
     try:
         await asyncio.gather(*(work(connection) for connection in connections for _ in range(FLOOD_WINDOW)))
     finally:
