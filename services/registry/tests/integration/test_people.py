@@ -132,6 +132,13 @@ async def test_administrators_of_the_platform_invite_others_and_first_admins(api
     assert (second.json()["tenant"], second.json()["role"]) == (None, "admin")
     assert ("user:root", "user.create", "user:ruth") in actions(database, "-")
     assert (await platform.patch("users/ruth", json={"role": "viewer"})).status_code == 422
+    in_a_tenant = await api.platform.get("users/ruth")
+    assert in_a_tenant.status_code == 200, "by name, whichever tenant is chosen"
+    third = await api.platform.post("users", json={"name": "rita", "platform": True})
+    assert third.json()["tenant"] is None
+    admins = (await api.platform.get("users", params={"platform": "true"})).json()["items"]
+    assert [user["name"] for user in admins] == ["rita", "root", "ruth"]
+    assert (await api.admin.get("users", params={"platform": "true"})).status_code == 403
     everybody = {user["name"] for user in (await platform.get("users")).json()["items"]}
     assert {"tina", "ruth", "ada", "olga"} <= everybody
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -104,12 +103,17 @@ async def list_users(
     registry: RegistryDep,
     page: PageDep,
     q: Annotated[str | None, Query(max_length=127, description="A part of the name.")] = None,
+    platform: Annotated[bool, Query(description="Administrators of the platform; for themselves to see.")] = False,
 ) -> dict[str, Any]:
     """Of the tenant; an administrator of the platform who has chosen none sees everybody."""
+    if platform:
+        who.require("platform:read")
     if page.after is not None and not (len(page.after) == 1 and is_text(page.after[0])):
         raise Invalid("This cursor is of another list: use `next` of the page before as it is.")
-    async with reach_transaction(registry, who) as connection:
-        found = await accounts.listed(connection, page.after[0] if page.after else None, page.limit + 1, q)
+    transaction = home_transaction(registry, who) if platform else reach_transaction(registry, who)
+    async with transaction as connection:
+        after = page.after[0] if page.after else None
+        found = await accounts.listed(connection, after, page.limit + 1, q, platform=platform)
     items = found[: page.limit]
     return {
         "items": [described(account) for account in items],
@@ -123,9 +127,7 @@ async def invite(body: NewUser, who: Writer, registry: RegistryDep, response: Re
     tenant = None if body.platform else who.in_tenant()
     role: Role = "admin" if body.platform else body.role
     who.require_above(role, tenant)
-    async with reach_transaction(registry, who) as connection:
-        if body.platform and who.tenant is not None:
-            raise Invalid("platform: leave the header Outrider-Tenant out to invite an administrator of the platform.")
+    async with home_transaction(registry, who) as connection:
         try:
             await accounts.add(connection, tenant, body.name, role)
         except UniqueViolation:
@@ -139,10 +141,10 @@ async def invite(body: NewUser, who: Writer, registry: RegistryDep, response: Re
 
 @router.get("/users/{name}", summary="One person", response_model=User)
 async def read(name: Name, who: PrincipalDep, registry: RegistryDep) -> dict[str, Any]:
-    """Everybody may see themselves."""
+    """Everybody may see themselves. By name, administrators of the platform reach everybody."""
     if name != who.name:
         who.require("users:read")
-    async with transaction_for(name, who, registry) as connection:
+    async with home_transaction(registry, who) as connection:
         return described(await account_of(connection, name))
 
 
@@ -151,7 +153,7 @@ async def change(
     name: Name, body: UserChange, expected: ExpectedVersion, who: Writer, registry: RegistryDep
 ) -> dict[str, Any]:
     """Nobody gives more than they have; the last administrator stays one."""
-    async with reach_transaction(registry, who) as connection:
+    async with home_transaction(registry, who) as connection:
         account = await account_of(connection, name, lock=True)
         who.require_above(account.role, account.tenant)
         check_version(expected, account.version, f"User {name}")
@@ -182,7 +184,7 @@ async def change(
 @router.delete("/users/{name}", status_code=204, summary="Remove somebody")
 async def remove(name: Name, expected: ExpectedVersion, who: Writer, registry: RegistryDep) -> None:
     """Ends their sessions, tokens and broker login. What they did stays in the audit."""
-    async with reach_transaction(registry, who) as connection:
+    async with home_transaction(registry, who) as connection:
         account = await account_of(connection, name, lock=True)
         who.require_above(account.role, account.tenant)
         check_version(expected, account.version, f"User {name}")
@@ -194,7 +196,7 @@ async def remove(name: Name, expected: ExpectedVersion, who: Writer, registry: R
 @router.post("/users/{name}/link", status_code=201, summary="A new one-time sign-in", response_model=Link)
 async def link(name: Name, who: Writer, registry: RegistryDep) -> Link:
     """For somebody who forgot the password. Links made before end; a second factor is still asked for."""
-    async with reach_transaction(registry, who) as connection:
+    async with home_transaction(registry, who) as connection:
         account = await account_of(connection, name, lock=True)
         who.require_above(account.role, account.tenant)
         made = await new_link(connection, registry, account)
@@ -207,7 +209,7 @@ async def link(name: Name, who: Writer, registry: RegistryDep) -> Link:
 )
 async def broker_login(name: Name, who: PrincipalDep, registry: RegistryDep) -> BrokerLogin:
     """For Mosquitto's own tools. Asked again, it makes a new password; the old one ends within seconds."""
-    async with transaction_for(name, who, registry) as connection:
+    async with home_transaction(registry, who) as connection:
         account = await account_of(connection, name, lock=True)
         allow_broker_login(who, account)
         if account.disabled_at is not None:
@@ -222,16 +224,11 @@ async def broker_login(name: Name, who: PrincipalDep, registry: RegistryDep) -> 
 @router.delete("/users/{name}/broker-login", status_code=204, summary="End the login at the broker")
 async def end_broker_login(name: Name, who: PrincipalDep, registry: RegistryDep) -> None:
     """Whoever is connected with it is thrown out within seconds."""
-    async with transaction_for(name, who, registry) as connection:
+    async with home_transaction(registry, who) as connection:
         account = await account_of(connection, name, lock=True)
         allow_broker_login(who, account)
         if await accounts.end_broker_login(connection, account.id):
             await noted(connection, who, "user.broker-login-end", account)
-
-
-def transaction_for(name: str, who: Principal, registry: Registry) -> AbstractAsyncContextManager[Any]:
-    """A transaction that sees the own account, wherever its owner works now; else whomever they manage."""
-    return home_transaction(registry, who) if name == who.name else reach_transaction(registry, who)
 
 
 def allow_broker_login(who: Principal, account: Account) -> None:

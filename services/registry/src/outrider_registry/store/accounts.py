@@ -26,6 +26,7 @@ LIST = (
     _COLUMNS
     + """
 WHERE (%(after)s::text IS NULL OR a.name > %(after)s) AND (%(q)s::text IS NULL OR strpos(a.name, %(q)s) > 0)
+  AND (NOT %(platform)s OR a.tenant IS NULL)
 ORDER BY a.name LIMIT %(limit)s
 """
 )
@@ -102,11 +103,11 @@ async def by_id(connection: psycopg.AsyncConnection, id_: UUID, *, lock: bool = 
 
 
 async def listed(
-    connection: psycopg.AsyncConnection, after: str | None, limit: int, q: str | None = None
+    connection: psycopg.AsyncConnection, after: str | None, limit: int, q: str | None = None, *, platform: bool = False
 ) -> list[Account]:
-    """Accounts by name; `q` is a part of it."""
+    """Accounts by name; `q` is a part of it. `platform`: of administrators of the platform only."""
     async with connection.cursor(row_factory=class_row(Account)) as cursor:
-        await cursor.execute(LIST, {"after": after, "limit": limit, "q": q})
+        await cursor.execute(LIST, {"after": after, "limit": limit, "q": q, "platform": platform})
         return await cursor.fetchall()
 
 
