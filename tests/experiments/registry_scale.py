@@ -13,6 +13,7 @@ import asyncio
 import os
 import random
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from outrider.contract import topics
 from outrider.runtime.backoff import Backoff
 from outrider.runtime.errors import NotStored, Transient
 from outrider.runtime.mqtt import Connection
-from outrider.servers import Mosquitto, Postgres, mosquitto
+from outrider.servers import Mosquitto, Postgres, base, mosquitto
 from outrider.testing.fixtures import Database, prepare_database
 from outrider_registry.broker import metrics
 from outrider_registry.broker.testing import At, Fleet, leading, leading_at
@@ -122,7 +123,7 @@ async def measure(devices: int, series: str, folder: Path) -> Figures:
 def _leader(database: Database, server: Mosquitto) -> Iterator[None]:
     command = [sys.executable, "-m", "tests.experiments.registry_scale", "--lead"]
     command += [database.service_urls["registry"], server.url_of("registry"), str(server.dynsec_file)]
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(base.launcher(command, death_signal=signal.SIGTERM)) as process:
         try:
             yield
         finally:
