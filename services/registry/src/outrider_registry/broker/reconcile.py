@@ -231,8 +231,12 @@ class Reconciler:
         away: list[str] = []
         for name, client in was_there.items():
             now = self.actual.clients.get(name)
-            if is_device(name) and client.connected is not False:
-                (gone if now is None or now.disabled else away).append(name)
+            if not is_device(name):
+                continue
+            if now is None or now.disabled:
+                gone.append(name)  # whether it was connected when the broker was last asked says little
+            elif client.connected is not False:
+                away.append(name)
         away += [
             name
             for name, client in before.items()
