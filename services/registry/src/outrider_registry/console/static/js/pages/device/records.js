@@ -27,24 +27,22 @@ export function Records({ device }) {
 /** A list that reads its beginning again and again, and older parts when asked. */
 function List({ path, filters, row, empty }) {
   const newest = useData((signal) => get(path, { ...filters, limit: PAGE }, { signal }), [path, JSON.stringify(filters)], { every: REFRESH_MS });
-  const [older, setOlder] = useState([]);
-  const [ended, setEnded] = useState(false);
+  const [older, setOlder] = useState(null);
   return html`<${Loaded} from=${newest}>${(found) => {
-    const first = items(found);
-    const shown = [...first, ...older];
+    // once older ones are shown, the list stands still: new lines would push away what is being read
+    const shown = older ? older.items : found.items;
+    const next = older ? older.next : found.next;
     if (!shown.length) return html`<${Empty} title=${empty} icon="clock">They appear here as the device sends them.<//>`;
     const more = async () => {
-      const next = items(await get(path, { ...filters, before: shown[shown.length - 1].ts, limit: PAGE }));
-      setOlder((now) => [...now, ...next]);
-      setEnded(next.length < PAGE);
+      const page = await get(path, { ...filters, cursor: next, limit: PAGE });
+      setOlder({ items: [...shown, ...page.items], next: page.next });
     };
     return html`
+      ${older && html`<p class="note"><${Button} icon="refresh" onClick=${() => setOlder(null)}>Back to the newest<//></p>`}
       <ol class="records">${shown.map(row)}</ol>
-      ${first.length === PAGE && !ended && html`<div class="more"><${Button} icon="down" onClick=${more}>Older<//></div>`}`;
+      ${next && html`<div class="more"><${Button} icon="down" onClick=${more}>Older<//></div>`}`;
   }}<//>`;
 }
-
-const items = (found) => (Array.isArray(found) ? found : found.items);
 
 const fieldsOf = (fields) => fields && Object.keys(fields).length > 0 && html`<code class="soft">${Object.entries(fields).map(([key, v]) => `${key}=${typeof v === "string" ? v : JSON.stringify(v)}`).join(" ")}</code>`;
 
