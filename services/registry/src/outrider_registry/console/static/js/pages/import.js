@@ -112,6 +112,33 @@ export default function Import() {
           ${run.error && html`<${Problem} error=${run.error} />`}
           ${run.results.length > 0 && html`<${Rows} results=${run.results} />`}
         <//>`}
+      <${Adopt} />
+    <//>`;
+}
+
+/** Devices that sent data before there was a registry, or whose rows were lost: the ledger knows their names. */
+function Adopt() {
+  const [found, setFound] = useState(null);
+  const look = async () => {
+    const { adopted } = await post("/devices/adopt", { dry_run: true });
+    setFound(adopted.map((one) => one.id));
+  };
+  const adopt = async () => {
+    const credentials = can("credentials:write");
+    const { adopted } = await post("/devices/adopt", { credentials });
+    if (credentials) download("adopted-devices.csv", writeCsv(["id", "secret", "generation", "key_id"], adopted.map((one) => [one.id, one.secret, one.generation, one.key_id])));
+    toast(`${plural(adopted.length, "device")} adopted`);
+    setFound(null);
+    await readOverview();
+  };
+  return html`
+    <${Card} title="Devices that were there before">
+      <p class="note">Devices whose data is stored and that are not registered: adopted, they keep their names and get a secret each, in a file that is saved once.</p>
+      ${found && html`<p class="adopt-found" role="status">${found.length === 0 ? "There is none: every device with data is registered." : html`<strong>${plural(found.length, "device")}:</strong> ${found.slice(0, 30).join(", ")}${found.length > 30 ? " …" : ""}`}</p>`}
+      <div class="actions card-actions">
+        <${Button} icon="search" onClick=${look}>Look for them<//>
+        ${found?.length > 0 && html`<${Button} kind="primary" onClick=${adopt}>${`Adopt ${plural(found.length, "device")}`}<//>`}
+      </div>
     <//>`;
 }
 
