@@ -85,31 +85,19 @@ def show_device(api: Api, device: Device) -> None:
     show_one(api, api.get(f"/devices/{device}"))
 
 
-def _fields(
-    name: Text,
-    type_: Text,
-    tier: Text,
-    tag: list[str] | None,
-    serial: Text,
-    owner: Text,
-    location: Text,
-    gateway: Text,
-    latitude: float | None,
-    longitude: float | None,
-) -> dict[str, Any]:
-    given = {
-        "name": name,
-        "type": type_,
-        "tier": tier,
-        "tags": tag,
-        "serial": serial,
-        "owner": owner,
-        "location": location,
-        "gateway": gateway,
-        "latitude": latitude,
-        "longitude": longitude,
-    }
-    # "" takes a serial number or gateway away
+NameOption = Annotated[Text, typer.Option("--name", help="For people.")]
+TypeOption = Annotated[Text, typer.Option("--type", help="van, truck, gateway, sensor …")]
+TierOption = Annotated[Text, typer.Option("--tier", help="esp32, pi, phone, obd …")]
+SerialOption = Annotated[Text, typer.Option("--serial", help='Serial number; "" takes it away.')]
+OwnerOption = Annotated[Text, typer.Option("--owner", help="Who answers for it.")]
+LocationOption = Annotated[Text, typer.Option("--location", help="Where it stands, in words.")]
+GatewayOption = Annotated[Text, typer.Option("--gateway", help='The device that publishes for it; "" for none.')]
+LatitudeOption = Annotated[float | None, typer.Option("--latitude", help="Of a device that stands still.")]
+LongitudeOption = Annotated[float | None, typer.Option("--longitude", help="Of a device that stands still.")]
+
+
+def _fields(**given: Any) -> dict[str, Any]:
+    """What was given; an empty serial number or gateway takes it away."""
     return {
         key: None if value == "" and key in ("serial", "gateway") else value
         for key, value in given.items()
@@ -121,19 +109,22 @@ def _fields(
 def create(
     api: Api,
     device: Device,
-    name: Annotated[Text, typer.Option(help="For people.")] = None,
-    type_: Annotated[Text, typer.Option("--type", help="van, truck, gateway, sensor …")] = None,
-    tier: Annotated[Text, typer.Option(help="esp32, pi, phone, obd …")] = None,
-    tag: Tags = None,
-    serial: Annotated[Text, typer.Option(help="Serial number.")] = None,
-    owner: Annotated[Text, typer.Option(help="Who answers for it.")] = None,
-    location: Annotated[Text, typer.Option(help="Where it stands, in words.")] = None,
-    gateway: Annotated[Text, typer.Option(help="The device that publishes for it.")] = None,
-    latitude: Annotated[float | None, typer.Option(help="Of a device that stands still.")] = None,
-    longitude: Annotated[float | None, typer.Option(help="Of a device that stands still.")] = None,
+    name: NameOption = None,
+    type_: TypeOption = None,
+    tier: TierOption = None,
+    tags: Tags = None,
+    serial: SerialOption = None,
+    owner: OwnerOption = None,
+    location: LocationOption = None,
+    gateway: GatewayOption = None,
+    latitude: LatitudeOption = None,
+    longitude: LongitudeOption = None,
 ) -> None:
     """Register a device and print its secret, once."""
-    body = _fields(name, type_, tier, tag, serial, owner, location, gateway, latitude, longitude)
+    body = _fields(
+        name=name, type=type_, tier=tier, tags=tags, serial=serial, owner=owner, location=location, gateway=gateway,
+        latitude=latitude, longitude=longitude,
+    )  # fmt: skip
     made = api.post("/devices", {"id": device, **body})
     if gateway:
         show_one(api, made)
@@ -145,19 +136,22 @@ def create(
 def edit(
     api: Api,
     device: Device,
-    name: Annotated[Text, typer.Option(help="For people.")] = None,
-    type_: Annotated[Text, typer.Option("--type", help="van, truck, gateway, sensor …")] = None,
-    tier: Annotated[Text, typer.Option(help="esp32, pi, phone, obd …")] = None,
-    tag: Tags = None,
-    serial: Annotated[Text, typer.Option(help='Serial number; "" takes it away.')] = None,
-    owner: Annotated[Text, typer.Option(help="Who answers for it.")] = None,
-    location: Annotated[Text, typer.Option(help="Where it stands, in words.")] = None,
-    gateway: Annotated[Text, typer.Option(help='The device that publishes for it; "" for none.')] = None,
-    latitude: Annotated[float | None, typer.Option(help="Of a device that stands still.")] = None,
-    longitude: Annotated[float | None, typer.Option(help="Of a device that stands still.")] = None,
+    name: NameOption = None,
+    type_: TypeOption = None,
+    tier: TierOption = None,
+    tags: Tags = None,
+    serial: SerialOption = None,
+    owner: OwnerOption = None,
+    location: LocationOption = None,
+    gateway: GatewayOption = None,
+    latitude: LatitudeOption = None,
+    longitude: LongitudeOption = None,
 ) -> None:
     """Change a device; only what is given. --tag replaces all tags."""
-    changes = _fields(name, type_, tier, tag, serial, owner, location, gateway, latitude, longitude)
+    changes = _fields(
+        name=name, type=type_, tier=tier, tags=tags, serial=serial, owner=owner, location=location, gateway=gateway,
+        latitude=latitude, longitude=longitude,
+    )  # fmt: skip
     if not changes:
         raise typer.BadParameter("name what is to change, such as --name or --tag")
     show_one(api, api.edit(f"/devices/{device}", changes))
