@@ -6,7 +6,8 @@ The broker's identities are left out: devices connect with the test's account th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -59,6 +60,14 @@ async def control_plane(database: Database, mqtt_url: str, **settings: Any) -> A
             for task in work:
                 if not task.cancelled():
                     task.result()
+
+
+async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 30.0) -> None:
+    """Wait until a condition that is awaited holds. Raises AssertionError when the time is up."""
+    deadline = time.monotonic() + timeout_s
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        await asyncio.sleep(0.05)
 
 
 def register(database: Database, *devices: str, tenant: str = "acme", **columns: Any) -> None:

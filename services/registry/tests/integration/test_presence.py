@@ -19,7 +19,7 @@ from outrider.testing.waiting import eventually
 from outrider_registry.context import Registry
 from outrider_registry.control import presence
 from outrider_registry.testing import Api
-from outrider_registry.testing_control import Device, control_plane, register
+from outrider_registry.testing_control import Device, control_plane, register, until
 
 
 @pytest.fixture
@@ -185,11 +185,11 @@ async def test_a_refused_retained_status_is_cleared_from_the_broker(database: Da
         await Device(client, "van-7", "other").status("online")
     topic = topics.STATUS.name(tenant="other", device="van-7")
     async with control_plane(database, mosquitto.url):
-        for _ in range(100):
-            if not await retained(mosquitto.url, topic):
-                break
-        else:
-            pytest.fail("still retained")
+
+        async def empty() -> bool:
+            return not await retained(mosquitto.url, topic)
+
+        await until(empty)
     assert not database.rows("SELECT 1 FROM registry.presence")
 
 
@@ -273,12 +273,11 @@ async def test_a_correction_that_crossed_with_the_device_s_own_word_is_taken_bac
     await eventually(lambda: state(database) == ("online", "", 0))
     topic = device.topic(topics.STATUS)
     await client.publish(topic, {"state": "offline", "reason": "kicked", "by": "registry"}, retain=True)
-    said: list[dict[str, Any]] = []
-    for _ in range(200):
-        said = await retained(mosquitto.url, topic)
-        if said and said[0]["state"] == "online":
-            break
-    assert said[0]["state"] == "online"
+
+    async def taken_back() -> bool:
+        return [said["state"] for said in await retained(mosquitto.url, topic)] == ["online"]
+
+    await until(taken_back)
     assert state(database) == ("online", "", 0)
 
 
@@ -314,12 +313,12 @@ async def test_states_that_the_broker_lost_are_retained_again(database: Database
         "INSERT INTO registry.presence (device, tenant, state, reason) VALUES ('van-7','acme','offline','will')"
     )
     async with control_plane(database, mosquitto.url):
-        said: list[dict[str, Any]] = []
-        for _ in range(200):
+
+        async def again() -> bool:
             said = await retained(mosquitto.url, "fleet/v1/acme/van-7/status")
-            if said:
-                break
-        assert said[0]["state"] == "offline"
+            return [document["state"] for document in said] == ["offline"]
+
+        await until(again)
 
 
 async def test_the_api_shows_presence_with_its_events_to_its_tenant_only(api: Api, database: Database) -> None:

@@ -20,7 +20,7 @@ from outrider_registry.control import retained
 from outrider_registry.store import shadows
 from outrider_registry.store.transactions import of_platform, of_tenant
 from outrider_registry.testing import Api, running_api
-from outrider_registry.testing_control import Device, control_plane, register
+from outrider_registry.testing_control import Device, control_plane, register, until
 
 DESIRED = "fleet/v1/acme/van-7/shadow/desired"
 
@@ -224,14 +224,12 @@ async def test_the_broker_s_loss_of_retained_messages_is_mended(database: Databa
             file.unlink()
         await asyncio.to_thread(mosquitto.start)
         found: dict[str, Any] = {}
-        for _ in range(200):
-            try:
-                found = await desired_in_broker(mosquitto.url, topics.SHADOW_DESIRED.filter())
-            except Exception:  # the broker is starting
-                continue
-            if len(found) == 2:
-                break
-            await eventually(lambda: True)
+
+        async def both() -> bool:
+            found.update(await desired_in_broker(mosquitto.url, topics.SHADOW_DESIRED.filter()))
+            return len(found) == 2
+
+        await until(both)
     assert {document["version"] for document in found.values()} == {1}
 
 
@@ -270,11 +268,11 @@ async def test_what_a_removed_device_leaves_in_the_broker_is_cleared(database: D
         await eventually(lambda: shadow(database)["published_version"] == 1)
         assert len(await desired_in_broker(mosquitto.url, "fleet/v1/acme/van-7/#")) == 2
         database.rows("DELETE FROM registry.device WHERE id = 'van-7'")
-        for _ in range(200):
-            if not await desired_in_broker(mosquitto.url, "fleet/v1/acme/van-7/#"):
-                break
-        else:
-            pytest.fail("still retained")
+
+        async def empty() -> bool:
+            return not await desired_in_broker(mosquitto.url, "fleet/v1/acme/van-7/#")
+
+        await until(empty)
 
 
 # ------------------------------------------------------------------------------------------------ API
