@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
 import pytest
+import typer
 
+from outrider_cli.sim.behaviour import Refused, number_of
 from outrider_cli.sim.encodings import Frame, document_of, encode_zstd
 from outrider_cli.sim.plan import fleet, new_boot
+from outrider_cli.sim.registration import login, read_credentials
 from outrider_cli.sim.report import Latencies
 from outrider_cli.sim.sources import TAPES, Vehicle, load_tape
 
@@ -62,3 +66,47 @@ def test_recent_latencies_forget_what_is_older_than_ten_seconds() -> None:
     assert latencies.recent(100.0) == [0.1, 0.2]
     assert latencies.recent(107.0) == [0.1]
     assert latencies.all() == [0.1, 0.2, 9.0]
+
+
+def test_every_device_has_what_the_registry_is_told_of_it() -> None:
+    rows = [plan.registration for plan in fleet(40, 40, seed=1)]
+    assert len({row["id"] for row in rows}) == len({row["serial"] for row in rows}) == 80
+    assert {row["type"] for row in rows} == {"car", "van", "sensor", "server"}
+    assert all(row["tier"] and row["tags"] and row["firmware"] and row["hardware"] for row in rows)
+    standing = [row for row in rows if "latitude" in row]
+    assert {row["type"] for row in standing} == {"sensor", "server"}
+    assert all(-90 <= row["latitude"] <= 90 and -180 <= row["longitude"] <= 180 for row in standing)
+
+
+def test_what_a_device_is_called_changes_nothing_of_what_it_measures() -> None:
+    plain, named = fleet(3, 3, seed=1), fleet(3, 3, seed=1, prefix="x-")
+    assert [p.source.values(5.0) for p in plain] == [p.source.values(5.0) for p in named]
+
+
+def test_credentials_come_from_a_report_of_an_import(tmp_path: Path) -> None:
+    file = tmp_path / "report.csv"
+    file.write_text(
+        "row,id,result,error,secret,generation\n2,van-1,created,,s3cret,2\n3,van-2,unchanged,,,\n4,van-3,created,,other,\n"
+    )
+    assert read_credentials(file) == {"van-1": {2: "s3cret"}, "van-3": {1: "other"}}
+    file.write_text("id,secret\n")
+    with pytest.raises(typer.BadParameter, match="no rows"):
+        read_credentials(file)
+    with pytest.raises(typer.BadParameter):
+        read_credentials(tmp_path / "none.csv")
+
+
+def test_login_puts_the_newest_secret_into_the_address() -> None:
+    assert login("mqtts://host:8883", "van-1", {1: "old", 2: "a/b+c"}) == "mqtts://van-1:a%2Fb%2Bc@host:8883"
+
+
+@pytest.mark.parametrize(
+    ("params", "refused"),
+    [({}, False), ({"lines": 5}, False), ({"lines": -1}, True), ({"lines": "5"}, True), ({"lines": True}, True)],
+)
+def test_a_command_with_impossible_parameters_is_refused(params: dict[str, object], refused: bool) -> None:
+    if refused:
+        with pytest.raises(Refused, match="lines"):
+            number_of(params, "lines", 20.0)
+    else:
+        assert number_of(params, "lines", 20.0) == params.get("lines", 20.0)

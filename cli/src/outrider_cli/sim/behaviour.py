@@ -108,11 +108,11 @@ class Behaviour:
         device, params = self._device, order.params
         match order.name:
             case "reboot":
-                await asyncio.sleep(min(_number(params, "delay_s", 0.0), DELAY_MAX_S))
+                await asyncio.sleep(min(number_of(params, "delay_s", 0.0), DELAY_MAX_S))
                 await device.reboot(BOOT_S)
                 return {"boot": device.outbox.boot}
             case "get-logs":
-                lines = int(min(_number(params, "lines", 20.0), LINES_MAX))
+                lines = int(min(number_of(params, "lines", 20.0), LINES_MAX))
                 for number in range(lines):
                     device.log("debug", f"kept line {number + 1} of {lines}: heap {self._heap_bytes()} bytes free")
                 return {"lines": lines}
@@ -160,7 +160,8 @@ def _is_interval(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and INTERVAL_MIN_S <= value <= INTERVAL_MAX_S
 
 
-def _number(params: Mapping[str, Any], name: str, default: float) -> float:
+def number_of(params: Mapping[str, Any], name: str, default: float) -> float:
+    """A parameter of a command that is a number, 0 or more. Raises Refused for anything else."""
     value = params.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise Refused(f"{name} is a number, 0 or more")
