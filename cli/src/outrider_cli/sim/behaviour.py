@@ -70,7 +70,7 @@ class Behaviour:
 
     async def connected(self) -> None:
         """Tell the registry what it does not know yet, a moment after the connection stands."""
-        await asyncio.sleep(self._device.plan.random.uniform(0.2, REPORT_WITHIN_S))
+        await asyncio.sleep(self._device.dice.uniform(0.2, REPORT_WITHIN_S))
         if self._present() != self.shadow.reported:
             await self._report()
 
@@ -130,7 +130,7 @@ class Behaviour:
         raise Refused(f"this device knows no {order.name}")
 
     def _diagnosis(self) -> dict[str, Any]:
-        device, random = self._device, self._device.plan.random
+        device, random = self._device, self._device.dice
         counts = device.outbox.counts
         return {
             "uptime_s": device.outbox.uptime_ms(time.monotonic()) // 1000,
@@ -145,7 +145,7 @@ class Behaviour:
         }
 
     def _heap_bytes(self) -> int:
-        return self._device.plan.random.randrange(70_000, 190_000, 16)
+        return self._device.dice.randrange(70_000, 190_000, 16)
 
     async def _answer(self, order: Order, status: Any, result: Any = None) -> None:
         answer = self.commands.answer(order, status, result)

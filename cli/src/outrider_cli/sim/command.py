@@ -28,6 +28,8 @@ from outrider_cli.sim.record import Recorder
 from outrider_cli.sim.registration import SecretsByDevice, read_credentials, register, taken
 from outrider_cli.sim.report import Report
 
+CONNECTS_PER_S = 500
+"""So many devices connect a second at the beginning: more at once would only wait in line, and time out there."""
 UrlOption = Annotated[
     str | None,
     typer.Option(
@@ -105,7 +107,9 @@ def sim(
         result = uvloop.run(
             _run(
                 plans=plans,
-                settings=Settings(device_url, tenant, 1 / rate, secrets, counter, recorder=recorder),
+                settings=Settings(
+                    device_url, tenant, 1 / rate, secrets, counter, devices / CONNECTS_PER_S, recorder=recorder
+                ),
                 duration_s=duration,
                 drain_s=drain,
                 report_every_s=report_every,

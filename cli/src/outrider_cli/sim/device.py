@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from random import Random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -50,6 +51,8 @@ class Settings:
     secrets: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     """By device: its secrets by generation."""
     counter: bool = False
+    spread_s: float = 0.0
+    """The first connections of all devices are spread over so long."""
     on_acked: Callable[[float], None] = lambda latency_s: None
     """Called with the seconds from the first publish of a message to its application ack."""
     recorder: Recorder | None = None
@@ -80,6 +83,8 @@ class SimDevice:
         self.log_level = "debug"
         own = settings.secrets.get(plan.name)
         self.secrets = Secrets(own) if own else None
+        self.dice = Random(f"{plan.name} dice")
+        """For what is not measured: it must not change what comes out of the plan's own source."""
         self.behaviour = Behaviour(self, settings.tenant)
         self.unnumbered = 0
         """Unnumbered messages that the broker took (PUBACK)."""
@@ -177,6 +182,7 @@ class SimDevice:
     async def _stay_connected(self) -> None:
         backoff = Backoff(first_s=0.5, max_s=10.0)
         attempt = 0
+        await asyncio.sleep(self.dice.uniform(0, self._settings.spread_s))
         while True:
             await asyncio.sleep(max(0.0, self._boots_until_s - time.monotonic()))
             connection = None
