@@ -35,7 +35,7 @@ from outrider_registry.api.fields import (
 )
 from outrider_registry.errors import Conflict, Invalid, NotFound
 from outrider_registry.principals import Principal
-from outrider_registry.store import devices, shadows, telemetry
+from outrider_registry.store import devices, positions, shadows, telemetry
 from outrider_registry.store.rows import Row
 
 router = APIRouter(tags=["devices"])
@@ -161,7 +161,10 @@ async def list_devices(
     sort: Sort = "id",
     sparkline: Annotated[Metric | None, Query(description="Also the last hour of this metric.")] = None,
 ) -> Devices:
-    """Devices in order, with their presence; `next` goes on where this part ends."""
+    """Devices in order, with their presence; `next` goes on where this part ends. A sparkline takes telemetry:read, and
+    one of positions is in the audit as reading them is."""
+    if sparkline is not None:
+        who.require("telemetry:read")
     equal = {"type": type, "tier": tier, "status": status, "gateway": gateway, "presence": presence}
     filter_ = devices.Filter(
         words=[like(word) for word in (q or "").split()],
@@ -175,6 +178,8 @@ async def list_devices(
         rows, last = await devices.page(connection, filter_, key, sort.startswith("-"), page.after, page.limit)
         total = await devices.count(connection, filter_) if page.after is None else None
         lines = await telemetry.sparklines(connection, [row["id"] for row in rows], sparkline) if sparkline else None
+        if sparkline in positions.METRICS:
+            await positions.note_read(connection, who, None)
     return Devices(
         items=[Device.of(row, lines.get(row["id"]) if lines else None) for row in rows],
         next=encode_cursor(last) if last else None,

@@ -51,7 +51,9 @@ class Idempotency:
             if body is None:
                 return
             request = hashlib.sha256()
-            for part in (scope["path"].encode(), scope["query_string"], (who.tenant or "").encode(), body):
+            # With the scopes: somebody who may do less than before is not given what they got then.
+            scopes = ",".join(sorted(who.scopes)).encode()
+            for part in (scope["path"].encode(), scope["query_string"], (who.tenant or "").encode(), scopes, body):
                 request.update(len(part).to_bytes(8, "big") + part)
             kept = await self._begin(who, key, request.digest())
         except (errors.Problem, Transient) as error:
@@ -67,7 +69,7 @@ class Idempotency:
     async def _begin(self, who: Principal, key: str, request: bytes) -> Response | None:
         """None where this request is the one to do it, else the answer it had. Raises Conflict, Invalid."""
         async with home_transaction(self._registry, who) as connection:
-            kept = await idempotency.begin(connection, str(who.account), key, who.home, request)
+            kept = await idempotency.begin(connection, _principal(who), key, who.home, request)
         if kept is None:
             return None
         if kept["request"] != request:
@@ -119,7 +121,7 @@ class Idempotency:
         encrypted = cipher(self._registry.keys).encrypt(content)
         try:
             async with home_transaction(self._registry, who) as connection:
-                await idempotency.keep(connection, str(who.account), key, status, kept, encrypted)
+                await idempotency.keep(connection, _principal(who), key, status, kept, encrypted)
         except (Transient, psycopg.Error) as error:
             # It is done; a retry learns so from the row that stays, or does it again when that is too old.
             log.warning("answer_not_kept", extra={"reason": str(error)})
@@ -128,9 +130,14 @@ class Idempotency:
     async def _forget(self, who: Principal, key: str) -> None:
         try:
             async with home_transaction(self._registry, who) as connection:
-                await idempotency.forget(connection, str(who.account), key)
+                await idempotency.forget(connection, _principal(who), key)
         except Transient as error:
             log.warning("idempotency_key_not_freed", extra={"reason": str(error)})
+
+
+def _principal(who: Principal) -> str:
+    """Whose keys these are: a token's are its own, since it may do less than its owner."""
+    return f"{who.account}/{who.token}" if who.token else str(who.account)
 
 
 def cipher(keys: KeyRing) -> MultiFernet:

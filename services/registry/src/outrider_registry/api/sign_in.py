@@ -71,17 +71,21 @@ def refuse_disabled(account: Account) -> None:
 
 
 async def check_code(registry: Registry, account: Account, code: str | None, attempt: Attempt, address: str) -> None:
-    """The second factor, where there is one. Raises NotSignedIn, with `needs_code` where a code is missing or wrong."""
+    """The second factor, where there is one. Raises NotSignedIn, with `needs_code` where a code is missing or wrong, and
+    TooMany."""
     if not account.has_totp:
         return
     if code is None:
         async with home_of(registry, account) as connection:
             await attempt.forgive(connection)
         raise NotSignedIn("Send the code of your authenticator app too.", needs_code=True)
+    # Counted for the account too: whoever has its link may guess from many addresses.
+    guess = await attempts.admit(registry.database, f"code:{account.id}", limit=registry.settings.sign_in_attempts)
     step = second_factor.step_of(registry.keys, account, code)
     if step is not None:
         async with home_of(registry, account) as connection:
             if await accounts.use_totp_step(connection, account.id, step):
+                await guess.forgive(connection)
                 return
     await note_failure(registry, account, address, "code")
     raise NotSignedIn("This code is wrong, too old, or was used. Wait for the next one.", needs_code=True)

@@ -109,7 +109,7 @@ async def change(
     registry: RegistryDep,
 ) -> dict[str, Any]:
     """A tenant's administrator may change its title."""
-    if body.disabled is not None:
+    if body.disabled is not None or who.is_platform:
         who.require("platform:write")
     async with home_transaction(registry, who) as connection:
         await locked(connection, name, expected)

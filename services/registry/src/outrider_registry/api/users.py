@@ -25,7 +25,7 @@ from outrider_registry.api.fields import Body, Items, Time, is_text
 from outrider_registry.api.people import Link, account_of, keep_an_administrator, new_link
 from outrider_registry.context import Registry
 from outrider_registry.errors import Conflict, Forbidden, Invalid
-from outrider_registry.principals import Principal, Role
+from outrider_registry.principals import VIEW, Principal, Role
 from outrider_registry.store import accounts, audit, sessions
 from outrider_registry.store.accounts import Account
 
@@ -232,8 +232,10 @@ async def end_broker_login(name: Name, who: PrincipalDep, registry: RegistryDep)
 
 
 def allow_broker_login(who: Principal, account: Account) -> None:
-    """Everybody may have their own, who may see telemetry; administrators give one to others. Raises Forbidden."""
-    who.require("telemetry:read")
+    """Everybody may have their own; administrators give one to others. It shows what a viewer may see and outlives the
+    token that made it, so a token needs all of a viewer's scopes. Raises Forbidden."""
+    for scope in sorted(VIEW):
+        who.require(scope)
     if account.id != who.account:
         who.require("users:write")
         who.require_above(account.role, account.tenant)
