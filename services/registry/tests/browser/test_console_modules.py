@@ -79,9 +79,15 @@ def test_csv_with_a_quote_without_end_is_refused(page: Page) -> None:
 
 
 def test_csv_report_runs_no_formula_and_reads_back(page: Page) -> None:
-    rows = [["=1+1", 'a"b', None], ["-5", "-cmd", "x,y"]]
+    secret = "-" + "aB3_-x" * 7
+    rows = [["=1+1", 'a"b', None], ["-5", "-cmd", "x,y"], ["-1+cmd|' /C calc'!A0", secret, "-2.5"]]
     text = run(page, "csv.js", "m.writeCsv(['a', 'b', 'c'], a)", rows)
-    assert run(page, "csv.js", "m.parseCsv(a)", text) == [["a", "b", "c"], ["'=1+1", 'a"b', ""], ["-5", "'-cmd", "x,y"]]
+    assert run(page, "csv.js", "m.parseCsv(a)", text) == [
+        ["a", "b", "c"],
+        ["'=1+1", 'a"b', ""],
+        ["-5", "'-cmd", "x,y"],
+        ["'-1+cmd|' /C calc'!A0", secret, "-2.5"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ export function parseCsv(text) {
 
 const quote = (cell) => {
   const text = cell === null || cell === undefined ? "" : String(cell);
-  // A cell that a spreadsheet would take for a formula is kept text.
-  const safe = /^[=+@\t\r]|^-(?!\d)/.test(text) ? `'${text}` : text;
+  // A cell that a spreadsheet would take for a formula is kept text; but a negative number, and a secret, stay what they are.
+  const safe = /^[=+@\t\r-]/.test(text) && !/^(-\d+([.,]\d+)?|[\w-]{43})$/.test(text) ? `'${text}` : text;
   return /[",;\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 };
 
