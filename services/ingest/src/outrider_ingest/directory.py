@@ -150,7 +150,8 @@ class Directory:
                         await connection.execute("SELECT 1")  # a connection that died without a word is noticed
                         heard_s = self._clock()
             except psycopg.Error as error:
-                self.problem = f"does not hear of changes in the registry: {str(error).strip().splitlines()[0]}"
+                reason = str(error).strip().split("\n", 1)[0]
+                self.problem = f"does not hear of changes in the registry: {reason}"
                 log.warning("directory_deaf", extra={"reason": self.problem})
             if self._clock() - heard_s > DEAF_MAX_S:
                 self.forget()

@@ -131,6 +131,7 @@ class Message:
         self.foreign = self.resolved = True
         self.decoded = Decoded(boot, seq, gone=gone, gone_reason=gone_reason)
         self.samples, self.records, self.rejections, self.boot_key = NO_SAMPLES, (), [], None
+        self.kept = False  # what was kept of it in an earlier try was less
         if self.digest is not None or owner is not None:
             self.digest = digest_of(self.delivery.payload, reason)
         if owner is not None:

@@ -268,3 +268,24 @@ async def test_ingest_may_read_nothing_else_of_the_registry(registered: Database
         for table in ("device", "tenant", "credential", "account"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(f"SELECT * FROM registry.{table}")  # type: ignore[call-overload]
+
+
+async def test_a_device_that_is_disabled_while_its_message_waits_loses_nothing_without_a_word(
+    mosquitto: Mosquitto, registered: Database
+) -> None:
+    """What was refused of it is kept already when all of it is refused: that must be kept, too."""
+    urls, topic = registered.service_urls, "fleet/v1/demo/van-1/telemetry"
+    options = {"ingest_directory": "registry", "ingest_slots": 1}
+    async with (
+        connected(mosquitto.url, "device", ["fleet/v1/+/+/ack"]) as client,
+        running(service, mosquitto.url_of("ingest"), urls["ingest"], **options) as ingest,
+    ):
+        payload = json.dumps({"boot": 1, "seq": 1, "ts": now_ms(), "speed": 7, "large": 10**40})
+        await client.publish(topic, payload)  # nobody has ever stored anything, so it waits
+        await eventually(lambda: [row[2] for row in rows(registered)] == ["bad_value"])
+        registered.rows("UPDATE registry.device SET status = 'disabled' WHERE id = 'van-1'")
+        await eventually(lambda: "never run" in (ingest.problems() or {}).get("ingest", ""))
+        async with running(writer, mosquitto.url_of("writer-timeseries"), urls["writer-timeseries"]):
+            await eventually(lambda: client.documents("fleet/v1/demo/van-1/ack"))
+    assert {row[2]: bytes(row[5]) for row in rows(registered)}["disabled_device"] == payload.encode()
+    assert rows(registered, SAMPLES) == []
