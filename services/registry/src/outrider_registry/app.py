@@ -36,7 +36,6 @@ async def build(chassis: Chassis[Settings]) -> None:
     registry = Registry(settings, chassis.database, keys, chassis.publisher, url)
     server.app = build_api(registry)
     duties = [*broker.duties(registry), *control.duties(registry), *housekeeping.duties(registry)]
-    leader = Leader(settings.database_url, chassis.database.application_name, duties)
 
     async def handle(lease: Lease, deliveries: Sequence[Delivery]) -> None:
         await control.handle(registry, deliveries)
@@ -53,6 +52,8 @@ async def build(chassis: Chassis[Settings]) -> None:
         filters=lambda slot: list(control.FILTERS),
         handle=handle,
     )
+    slots = chassis.consumers[-1].slots
+    leader = Leader(settings.database_url, chassis.database.application_name, duties, lambda: bool(slots.held))
     chassis.health.checks["http"] = server.problem
     chassis.health.checks["leader"] = leader.problem
     chassis.run_beside("http", server.run)

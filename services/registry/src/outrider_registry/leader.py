@@ -1,7 +1,7 @@
 """The one replica that does what must be done once: it holds a lock in PostgreSQL and hears every change of the registry.
 
-The lock lives in a database session of its own. Whoever takes over the registry's slot ends the old holder's sessions,
-and with them this lock (delivery rule 12), so a frozen replica does not stay the leader.
+The lock lives in a database session of its own, of the replica that attends the registry's slot. Whoever takes the slot
+over ends the old holder's sessions, and with them this lock (delivery rule 12), so a frozen replica does not stay the leader.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHANNEL = "outrider_registry"
 EVERYTHING = "*"
 """Anything may have changed: read it all again."""
 _LOCK = 7_305_412
-_ALIVE_S = 5.0
+_LOOK_S = 2.0
 _SETTLED_S = 2.0
 """A duty that was interrupted and works for so long again has no problem any more."""
 
@@ -65,10 +65,18 @@ Duty = tuple[str, Sequence[str], Callable[[Changes], Awaitable[None]]]
 class Leader:
     """Runs duties while this replica is the one."""
 
-    def __init__(self, database_url: str, application_name: str, duties: Sequence[Duty]) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        application_name: str,
+        duties: Sequence[Duty],
+        may_lead: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`may_lead`: whether this replica attends the slot."""
         self._database_url = database_url
         self._application_name = application_name
         self._duties = duties
+        self._may_lead = may_lead
         self._problems: dict[str, str] = {}
         self.leads = False
         """True while this replica does the duties."""
@@ -94,7 +102,7 @@ class Leader:
                 )
                 async with connection:
                     # Asked again and again instead of waiting inside the server: a cancelled wait would hold it up.
-                    while not (await self._locked(connection)):
+                    while not (self._may_lead() and await self._locked(connection)):
                         backoff.reset()
                         await asyncio.sleep(1)
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
@@ -115,14 +123,15 @@ class Leader:
         self.leads = True
         tasks = [asyncio.create_task(self._do(name, changes, work), name=name) for name, changes, work in heard]
         try:
-            while True:
-                async for notice in connection.notifies(timeout=_ALIVE_S):
+            while self._may_lead():
+                async for notice in connection.notifies(timeout=_LOOK_S):
                     for _, changes, _ in heard:
                         changes.tell(notice.payload)
                 await connection.execute("SELECT 1")  # a connection that died without a word is noticed
                 for task in tasks:
                     if task.done():
                         task.result()  # a mistake of ours: ends the service with its traceback
+            log.warning("leadership_lost", extra={"reason": "the slot is another replica's now"})
         finally:
             self.leads = False
             for task in tasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 
 from outrider.contract import topics
-from outrider.runtime.mqtt import Connection
+from outrider.runtime.mqtt import Connection, Delivery
 from outrider.servers import Mosquitto
 from outrider.testing.fixtures import Database
 from outrider.testing.services import Client, connected
 from outrider.testing.waiting import eventually
 from outrider_registry.context import Registry
 from outrider_registry.control import presence
+from outrider_registry.control.message import Message
 from outrider_registry.testing import Api
 from outrider_registry.testing_control import Device, control_plane, register, until
 
@@ -256,7 +258,7 @@ async def test_a_kick_without_a_will_is_noted_unless_the_device_is_back_already(
     await device.status("online", boot=1)
     await Device(client, "van-8").status("online", boot=1)
     await eventually(lambda: state(database) and state(database, "van-8"))
-    kicked_at = datetime.now(UTC)
+    kicked_at = datetime.now(UTC) - timedelta(milliseconds=1)  # statuses are dated in whole ones
     await device.status("online", boot=2)
     await eventually(lambda: state(database) == ("online", "", 2))
     await presence.mark_offline(plane, ["van-7", "van-8", "nobody"], "kicked", kicked_at)
@@ -340,3 +342,21 @@ def test_a_word_of_a_device_is_made_storable() -> None:
     assert presence._word("a\0b\ud800c" + "x" * 100) == "abc" + "x" * 61
     assert presence._document(b"[1]") == {}
     assert presence._document(json.dumps({"by": "registry"}).encode()) == {"by": "registry"}
+
+
+async def test_an_old_status_that_a_killed_broker_brings_back_is_no_sign_of_life(
+    plane: Registry, database: Database, device: Device
+) -> None:
+    """Its last second is lost with it: the will that said offline, and the `online` of before is retained again."""
+    await device.status("online", boot=11)
+    await device.status("offline", reason="will")
+    await eventually(lambda: state(database) == ("offline", "will", 1))
+    started = datetime.now(UTC) - timedelta(seconds=plane.settings.presence_silence_s + 1)
+    database.rows("UPDATE registry.presence SET status_at = %s", started - timedelta(seconds=1))
+    topic = topics.STATUS.name(tenant="acme", device="van-7")
+    payload = b'{"state":"online","boot":11}'
+    old = Delivery(topic, payload, 1, device.client.connection, time.time_ns() // 1_000_000, None, retained=True)
+    await presence.on_status(plane, [Message({"tenant": "acme", "device": "van-7"}, old)])
+    assert state(database) == ("online", "", 1)
+    assert await presence.correct_states(plane, started) == 1
+    assert state(database) == ("offline", "silent", 1)

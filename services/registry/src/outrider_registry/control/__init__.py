@@ -32,6 +32,8 @@ async def handle(registry: Registry, deliveries: Sequence[Delivery]) -> None:
     """Give each message to its handler, those of one kind together; what is done is marked so that a retry leaves it out."""
     todo: dict[Handler, list[Message]] = {}
     for delivery in deliveries:
+        if delivery.done:  # the batch is divided because of another one
+            continue
         for topic, handler in HANDLERS:
             values = topic.parse(delivery.topic)
             if values is not None:

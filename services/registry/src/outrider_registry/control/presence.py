@@ -89,7 +89,9 @@ def _take(presence: Presence, message: Message, status: Status, changes: list[Ch
     if status.state != presence.state:
         changes.append(Change(presence.device, presence.tenant, status.state, reason, at))
         presence.state, presence.since = status.state, at
-    presence.reason, presence.status_at, presence.digest = reason, at, digest
+    presence.reason, presence.digest = reason, digest
+    if not message.delivery.retained:  # a broker that was killed may bring an older one back
+        presence.status_at = at
     if status.boot is not None and status.state == "online":
         presence.booted(status.boot)
     # Its row follows what it says when that changes; what a person wrote there meanwhile stays until then.
