@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from outrider.access import authority
 from outrider.contract import topics
 from outrider.runtime.errors import Transient
+from outrider.runtime.mqtt import Delivery
 from outrider.runtime.packets import Request
 from outrider.servers import Mosquitto, ServerError, mosquitto, ports
 from outrider.testing.fixtures import Database, unavailable
@@ -88,6 +89,12 @@ async def ask(client: Client, claim: dict[str, Any], asked: dict[str, Any] | byt
         return [reply for reply in found if reply.get("serial") == serial]
 
     return (await eventually(replies, interval_s=0.01))[0]
+
+
+def expires(delivery: Delivery) -> bool:
+    """True for a message that the broker keeps for a minute at most, so that no secret lies in its files."""
+    (left_s,) = (delivery.properties or {}).get("message_expiry_interval", [0])
+    return bool(0 < left_s <= 60)
 
 
 @pytest.fixture(params=["2.1", "2.0"])
@@ -160,6 +167,7 @@ async def test_a_reply_names_its_request(platform: Platform) -> None:
     told = [(delivery.topic, (delivery.properties or {}).get("correlation_data")) for delivery in client.received]
     assert told == [(claim["reply_topic"], [b"request 1"]), (claim["reply_topic"], None)]
     assert json.loads(client.received[0].payload)["nonce"] == "5f0c77a1"
+    assert all(expires(delivery) for delivery in client.received)
 
 
 async def test_an_expired_claim_does_not_get_in(platform: Platform) -> None:
@@ -231,6 +239,7 @@ async def test_a_secret_is_rotated_while_the_device_is_connected(platform: Platf
         await eventually(lambda: device.documents(topic))
         new = device.documents(topic)[0]
         assert new["generation"] == 2
+        assert all(expires(delivery) for delivery in device.received if delivery.topic == topic)
         assert await platform.at.lets_in(platform.device_url(reply)), "the old one works until it is confirmed"
     renewed = reply | {"secret": new["secret"]}
     assert not await platform.at.lets_in(platform.device_url(renewed))

@@ -21,6 +21,8 @@ from outrider_registry.store.transactions import of_platform
 log = logging.getLogger(__name__)
 
 EXPIRE_INTERVAL_S = 30.0
+IN_BROKER_MAX_S = 60
+"""The broker drops a reply it could not hand on for so long: it may hold a secret, and the device asks again."""
 BATCH = 200
 
 
@@ -86,10 +88,11 @@ async def _reply(registry: Registry, claim: str, reply: ClaimReply, message: Mes
         await registry.publisher.publish(topic, enrolment.payload_of(reply), request=_correlation(topic, message))
 
 
-def _correlation(topic: str, message: Message | None) -> Request | None:
-    """The request's correlation data (MQTT 5.0 section 4.10), where it asks for the answer on the claim's own reply topic."""
+def _correlation(topic: str, message: Message | None) -> Request:
+    """With the request's correlation data (MQTT 5.0 section 4.10), where it asks for the answer on the claim's own reply
+    topic."""
     properties = message.delivery.properties if message else None
-    if not properties or properties.get("response_topic", [topic]) != [topic]:
-        return None
-    data = properties.get("correlation_data")
-    return Request(correlation_data=data[0]) if data else None
+    data = None
+    if properties and properties.get("response_topic", [topic]) == [topic]:
+        data = properties.get("correlation_data")
+    return Request(correlation_data=data[0] if data else b"", expiry_s=IN_BROKER_MAX_S)
