@@ -135,6 +135,28 @@ async def test_of_two_claims_that_race_for_one_id_one_gets_it(api: Api, database
     assert database.value("SELECT count(*) FROM registry.claim WHERE state = 'open'") == 7, "those stay good"
 
 
+@pytest.mark.parametrize("approval", [False, True])
+async def test_a_device_that_comes_up_meanwhile_is_not_taken_over(
+    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch, approval: bool
+) -> None:
+    """Between choosing an id and taking it, another claim becomes this device."""
+    first, second = await make(api), await make(api, approval=approval)
+    choose = redemption._choose_device
+
+    async def chosen(connection: Any, claim: claims.Claim, asked: Claim) -> Any:
+        device = await choose(connection, claim, asked)
+        if claim.id == second["id"]:
+            assert device == "van-7"
+            assert (await ask(api.registry, first, device="van-7", serial="SN-1")).status == "accepted"
+        return device
+
+    monkeypatch.setattr(redemption, "_choose_device", chosen)
+    reply = await ask(api.registry, second, device="van-7", serial="SN-2")
+    assert (reply.status, reply.reason) == ("refused", "name_taken")
+    assert database.rows("SELECT generation, state FROM registry.credential") == [(1, "active")]
+    assert database.value("SELECT serial FROM registry.device") == "SN-1"
+
+
 async def test_who_cannot_be_told_from_another_is_not_let_in(api: Api) -> None:
     claim = await make(api)
     for nothing in ({}, {"serial": ""}, {"device": "van-7"}, {"firmware": "1.0.0", "nonce": ""}):

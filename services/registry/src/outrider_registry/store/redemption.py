@@ -200,9 +200,11 @@ async def _decide(
     if isinstance(device, Refused):
         return device
     if claim.approval:
-        if await devices.lock(connection, device) is None and not await _insert(
-            connection, claim, asked, device, "pending"
-        ):
+        existing = await devices.lock(connection, device)
+        if existing is None:
+            if not await _insert(connection, claim, asked, device, "pending"):
+                return _taken_name(device)
+        elif not _is_its_own(claim, device):
             return _taken_name(device)
         request = {"request": Jsonb(asked.model_dump(exclude_none=True)), "digest": digest, "device": device}
         await connection.execute(SET_AWAITING, {**request, "id": claim.id, "wait": timedelta(days=APPROVAL_DAYS)})
@@ -234,8 +236,7 @@ async def _choose_device(connection: psycopg.AsyncConnection, claim: Claim, aske
     existing = await devices.lock(connection, device)
     if existing is None:
         return device
-    if claim.device is None:
-        # A token that is not for a certain device must not take one over.
+    if not _is_its_own(claim, device):
         return _taken_name(device)
     return _no_entry(existing) or device
 
@@ -255,6 +256,8 @@ async def _accept(
         if not await _insert(connection, claim, asked, device, "active"):
             return _taken_name(device)
     else:
+        if not _is_its_own(claim, device):
+            return _taken_name(device)  # somebody made it since it was looked for
         if refused := _no_entry(existing):
             return refused
         # Whoever comes with a claim for an existing device comes in the place of what it was: nothing of that stays valid.
@@ -344,6 +347,12 @@ async def _awaiting(connection: psycopg.AsyncConnection, claim_id: str) -> Claim
     if claim.state != "awaiting_approval":
         raise Conflict(f"Nobody waits for approval of this claim: it is {claim.state}." + claims.about_device(claim))
     return claim
+
+
+def _is_its_own(claim: Claim, device: str) -> bool:
+    """True for the device that the claim is for, or the one that waits for its approval: a token that is not for a certain
+    device must not take one over."""
+    return device in (claim.device, claim.used_by)
 
 
 def _no_entry(device: Row) -> Refused | None:
