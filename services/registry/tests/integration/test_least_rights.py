@@ -8,7 +8,10 @@ import httpx
 import pyotp
 import pytest
 
+from outrider.contract import topics
+from outrider.runtime.mqtt import Delivery
 from outrider.testing.fixtures import Database
+from outrider_registry import control
 from outrider_registry.principals import VIEW
 from outrider_registry.testing import URL, Api
 
@@ -101,3 +104,15 @@ async def test_codes_are_not_guessed_with_a_link_from_many_addresses(api: Api) -
     limit = api.registry.settings.sign_in_attempts
     assert [await guess(n, wrong) for n in range(limit)] == [401] * limit
     assert await guess(limit, wrong) == 429
+
+
+async def test_what_a_device_sends_under_a_foreign_tenant_is_seen_by_its_own(api: Api, database: Database) -> None:
+    """Mosquitto 2.0 cannot tell a device's tenant: it must not fill another tenant's list with what it likes."""
+    assert (await api.admin.post("devices", json={"id": "van-1"})).status_code == 201
+    for topic in (topics.SHADOW_REPORTED, topics.STATUS, topics.CREDENTIAL_CONFIRM):
+        name = topic.name(tenant="other", device="van-1")
+        delivery = Delivery(name, b'{"state": "x"}', 1, object(), 1_800_000_000_000, None, False)  # type: ignore[arg-type]
+        await control.handle(api.registry, [delivery])
+    assert database.rows("SELECT DISTINCT tenant, reason FROM rejected.message") == [("acme", "wrong_tenant")]
+    assert (await api.other.get("rejected")).json()["items"] == []
+    assert len((await api.operator.get("rejected")).json()["items"]) == 3

@@ -85,6 +85,17 @@ async def test_without_a_broker_a_replay_says_so_and_marks_nothing(api: Api, dat
         assert (await api.operator.post("rejected/replay", json=body)).status_code == 422, body
 
 
+async def test_nothing_is_sent_to_the_topics_of_another_tenant(api: Api, database: Database) -> None:
+    """Kept with whose device it is, though the device named another tenant: that one may have the name by now."""
+    own, foreign = keep(database, b"x"), keep(database, b"x", "wrong_tenant", topic="fleet/v1/other/van-1/telemetry")
+    assert (await api.viewer.get(f"rejected/{own}")).json()["replayable"]
+    assert not (await api.viewer.get(f"rejected/{foreign}")).json()["replayable"]
+    assert (await api.operator.post(f"rejected/{foreign}/replay")).status_code == 409
+    for choice in ({"ids": [foreign]}, {"reason": "wrong_tenant"}):
+        answer = await api.operator.post("rejected/replay", json=choice)
+        assert (answer.status_code, answer.json()["replayed"]) == (200, 0), choice
+
+
 @pytest.fixture
 async def published(database: Database, mosquitto: Mosquitto) -> AsyncIterator[Api]:
     """The API with a publisher that is connected."""

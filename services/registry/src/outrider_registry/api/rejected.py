@@ -121,7 +121,7 @@ async def get_rejected(registry: RegistryDep, who: Reader, id: Id) -> RejectedDe
         explanation=explanation(row["reason"]),
         payload_text=as_text(payload),
         payload_hex=payload.hex(),
-        replayable=replay.can_replay(row["topic"]),
+        replayable=can_replay(row["topic"], who),
     )
 
 
@@ -132,10 +132,10 @@ async def replay_one(registry: RegistryDep, who: Writer, id: Id) -> Replayed:  #
         row = await rejected.get(connection, id)
     if row is None:
         raise missing(id)
-    if not replay.can_replay(row["topic"]):
+    if not can_replay(row["topic"], who):
         raise Conflict(
             f"A message on {row['topic']} is not sent again: an old one would be taken for news. "
-            "Telemetry, logs and events are."
+            "Telemetry, logs and events of this tenant are."
         )
     return await _replay(registry, who, [id], skipped=0, more=False, choice={"ids": [id]})
 
@@ -154,7 +154,7 @@ async def replay_many(registry: RegistryDep, who: Writer, body: Choice) -> Repla
             more = len(there) > MAX_REPLAY
             there = there[:MAX_REPLAY]
             wanted = [id_ for id_, _ in there]
-    good = [id_ for id_, topic in there if replay.can_replay(topic)]
+    good = [id_ for id_, topic in there if can_replay(topic, who)]
     choice = body.model_dump(exclude_none=True, mode="json")
     return await _replay(registry, who, good, skipped=len(wanted) - len(good), more=more, choice=choice)
 
@@ -191,6 +191,11 @@ async def _replay(
     if problem is not None:
         raise Unavailable(f"{sent} of {len(ids)} messages were sent again, then it stopped: {problem}. Try again.")
     return Replayed(replayed=sent, skipped=skipped, more=more)
+
+
+def can_replay(topic: str, who: Principal) -> bool:
+    """True for what ingest stores, under this tenant: a device may have named another one, and nothing goes there."""
+    return replay.can_replay(topic) and topic.split("/")[2] == who.in_tenant()
 
 
 def explanation(reason: str) -> str:

@@ -41,7 +41,10 @@ async def admit(
             _check(message, known.get(message.values["device"]))
             admitted.append((message, message.read(model)))
         except Rejected as error:
-            refused.append(rejection(message, error.reason, error.detail))
+            kept = rejection(message, error.reason, error.detail)
+            if owner := known.get(message.values["device"]):
+                kept.tenant = owner[0]  # whose device it is sees what it did; a tenant that it names does not
+            refused.append(kept)
     return admitted, refused
 
 

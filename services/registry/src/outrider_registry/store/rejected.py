@@ -39,7 +39,7 @@ class Filter:
     device: str | None = None
     replayed: bool | None = None
     replayable: bool = False
-    """Only of topics that are sent again; see `outrider.runtime.replay`."""
+    """Only of topics that are sent again (`outrider.runtime.replay`), under the tenant's own name."""
 
     def sql(self) -> tuple[LiteralString, dict[str, Any]]:
         """More conditions for FROM, with their parameters."""
@@ -54,7 +54,7 @@ class Filter:
         if self.replayed is not None:
             text += " AND replayed_at IS NOT NULL" if self.replayed else " AND replayed_at IS NULL"
         if self.replayable:
-            text += " AND topic ~ ANY (%(topics)s)"
+            text += " AND topic ~ ANY (%(topics)s) AND split_part(topic, '/', 3) = tenant"
             values["topics"] = REPLAYABLE
         return text, values
 
