@@ -119,6 +119,21 @@ def test_a_used_link_and_a_wrong_password_are_refused(browser: Browser, state: S
     context.close()
 
 
+def test_a_link_takes_nobody_who_is_signed_in_into_another_account(page: Page, state: State) -> None:
+    with api(state) as client:
+        made = client.post("/users", json={"name": "mallory", "role": "viewer"})
+        assert made.status_code == 201, made.text
+    page.goto("/sign-in#link=" + made.json()["link"]["link"])
+    expect(page.get_by_text("You are signed in as admin")).to_be_visible()
+    page.get_by_role("button", name="Stay admin").click()
+    expect(page.get_by_role("heading", name="Devices", level=1)).to_be_visible()
+    assert page.evaluate("fetch('/api/v1/session').then((answer) => answer.json())")["name"] == "admin"
+    page.goto("/sign-in#link=" + made.json()["link"]["link"])
+    page.get_by_role("button", name="Use the link").click()
+    expect(page.get_by_text("Welcome, mallory")).to_be_visible()
+    assert "link" not in page.url
+
+
 def test_a_device_is_found_by_keyboard(page: Page) -> None:
     page.goto("/devices")
     expect(page.get_by_role("row", name=re.compile("sensor-0001"))).to_be_visible()

@@ -3,17 +3,20 @@ import { post, session } from "../api.js";
 import { html, useEffect, useShared, useState } from "../core.js";
 import { navigate, useLocation } from "../router.js";
 import { passwordLater } from "../session.js";
-import { Field, Form, Logo, Spinner, toast, useForm } from "../ui.js";
+import { Button, Field, Form, Logo, Spinner, toast, useForm } from "../ui.js";
 
 export default function SignIn() {
   const who = useShared(session);
   const { hash } = useLocation();
   const [problem, setProblem] = useState("");
   const [waitsForCode, setWaitsForCode] = useState(null); // a link whose owner has a second factor
+  const [agreed, setAgreed] = useState(false);
   const link = hash.startsWith("#link=") ? decodeURIComponent(hash.slice(6)) : null;
+  // Somebody else may have sent the link, to have work done in an account of theirs.
+  const asks = link && who && !agreed;
   useEffect(() => { document.title = "Sign in · Outrider"; }, []);
   useEffect(() => {
-    if (!link) return;
+    if (!link || asks) return;
     post("/session/link", { link }, { once: true }).then(
       (signedIn) => {
         session.set(signedIn);
@@ -25,17 +28,27 @@ export default function SignIn() {
         navigate("/sign-in", { replace: true });
       },
     );
-  }, [link]);
+  }, [link, asks]);
   return html`
     <main class="sign-in">
       <div class="sign-in-box">
         <header><${Logo} size=${40} /><div><h1>Outrider</h1><p class="soft">Fleet telemetry</p></div></header>
-        ${link ? html`<p class="soft sign-in-wait"><${Spinner} /> Signing in with the link …</p>`
+        ${asks ? html`<${Switch} name=${who.name} onYes=${() => setAgreed(true)} />`
+          : link ? html`<p class="soft sign-in-wait"><${Spinner} /> Signing in with the link …</p>`
           : who?.must_set_password ? html`<${FirstPassword} name=${who.name} />`
           : waitsForCode && !who ? html`<${LinkWithCode} link=${waitsForCode} />`
           : html`<${Password} problem=${problem} />`}
       </div>
     </main>`;
+}
+
+function Switch({ name, onYes }) {
+  return html`
+    <p>You are signed in as <strong>${name}</strong>. This link signs you in as whoever it was made for: use it only if you asked for it.</p>
+    <div class="actions">
+      <${Button} onClick=${onYes}>Use the link<//>
+      <${Button} kind="primary" onClick=${() => navigate("/devices", { replace: true })}>${`Stay ${name}`}<//>
+    </div>`;
 }
 
 function Password({ problem }) {
