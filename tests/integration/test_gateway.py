@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,11 +65,10 @@ async def test_what_a_gateway_sends_for_a_child_is_the_child_s(at: At, database:
         for device in ("gw-1", "sensor-1"):
             await client.publish(f"fleet/v1/acme/{device}/telemetry", message(1))
         for stranger in ("van-1", "sensor-2"):
-            with pytest.raises(Transient, match="refused|not authorized"):
+            with pytest.raises(Transient, match="refused a message"):
                 await client.publish(f"fleet/v1/acme/{stranger}/telemetry", message(2))
         for device in ("gw-1", "sensor-1"):
-            await eventually(lambda device=device: client.documents(f"fleet/v1/acme/{device}/ack"))
-            (ack,) = client.documents(f"fleet/v1/acme/{device}/ack")
+            (ack,) = await eventually(partial(client.documents, f"fleet/v1/acme/{device}/ack"))
             assert (ack["boot"], ack["seq"]) == (1, [[1, 1]])
         await connection.close(end_session=True)
     counted = database.rows("SELECT tenant, device, contiguous_seq FROM telemetry.sequence_state ORDER BY device")

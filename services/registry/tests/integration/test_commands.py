@@ -14,6 +14,7 @@ import pytest
 
 from outrider.contract import topics
 from outrider.device.control import Answer, Commands, Order
+from outrider.runtime.errors import Transient
 from outrider.servers import Mosquitto
 from outrider.testing.fixtures import Database
 from outrider.testing.services import Client, connected
@@ -21,6 +22,7 @@ from outrider.testing.waiting import eventually
 from outrider_registry import kinds, merge
 from outrider_registry.context import Registry
 from outrider_registry.control import commands
+from outrider_registry.store import commands as store
 from outrider_registry.store import stops
 from outrider_registry.store.transactions import of_platform
 from outrider_registry.testing import Api, running_api
@@ -389,6 +391,33 @@ async def test_a_stop_answers_only_when_what_was_on_its_way_is_sent(api: Api, da
     assert len(publisher.taken) == 1
     states = database.rows("SELECT state FROM registry.command ORDER BY created_at")
     assert states == [("sent",), ("queued",)]
+
+
+async def test_a_replica_that_was_frozen_while_it_sent_sends_nothing_once_it_goes_on(
+    api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one took over and ended its sessions, so the brake was free and a stop was made."""
+    register(database, "van-7")
+    database.rows("INSERT INTO registry.presence (device, tenant, state) VALUES ('van-7', 'acme', 'online')")
+    await send(api)
+    monkeypatch.setattr(commands, "SEND_TIMEOUT_S", 0.3)
+    due = store.due
+
+    async def frozen(connection: psycopg.AsyncConnection, *limits: Any) -> list[store.Due]:
+        found = await due(connection, *limits)
+        with psycopg.connect(database.admin_url) as admin:  # as a stopped process does, nothing here goes on meanwhile
+            admin.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+            admin.execute("SELECT pg_advisory_xact_lock(%s)", (stops.LOCK,))
+            admin.execute("INSERT INTO registry.emergency_stop VALUES ('*', 'now', 'test')")
+            admin.execute("SELECT pg_sleep(0.4)")
+        return found
+
+    monkeypatch.setattr(store, "due", frozen)
+    publisher: Any = SlowPublisher()
+    publisher.let.set()
+    with pytest.raises(Transient):
+        await commands.send_due(dataclasses.replace(api.registry, publisher=publisher))
+    assert publisher.taken == []
 
 
 async def test_a_stop_of_the_platform_holds_every_tenant_and_only_its_administrators_make_one(

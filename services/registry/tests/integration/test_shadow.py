@@ -6,10 +6,12 @@ import asyncio
 import json
 from typing import Any
 
+import psycopg
 import pytest
 
 from outrider.contract import topics
 from outrider.device.control import Shadow as DeviceShadow
+from outrider.runtime.errors import Transient
 from outrider.runtime.mqtt import Connection, Delivery
 from outrider.servers import Mosquitto
 from outrider.testing.fixtures import Database
@@ -17,6 +19,7 @@ from outrider.testing.services import connected
 from outrider.testing.waiting import eventually
 from outrider_registry.context import Registry
 from outrider_registry.control import retained
+from outrider_registry.control import shadow as control_shadow
 from outrider_registry.store import shadows
 from outrider_registry.store.transactions import of_platform, of_tenant
 from outrider_registry.testing import Api, running_api
@@ -231,6 +234,28 @@ async def test_the_broker_s_loss_of_retained_messages_is_mended(database: Databa
 
         await until(both)
     assert {document["version"] for document in found.values()} == {1}
+
+
+async def test_a_replica_that_was_frozen_before_it_published_leaves_the_newer_state_retained(
+    registry: Registry, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(database, "van-7")
+    configure(database, "all", {"interval_s": 60})
+    await recompute(registry)
+    monkeypatch.setattr(control_shadow, "PUBLISH_WITHIN_S", 0.2)
+    unpublished = shadows.unpublished
+
+    async def frozen(connection: psycopg.AsyncConnection, limit: int) -> list[shadows.Desired]:
+        found = await unpublished(connection, limit)
+        with psycopg.connect(database.admin_url) as admin:  # another one leads now and has published a newer version
+            admin.execute("UPDATE registry.shadow SET desired_version = 9, published_version = 9")
+            admin.execute("SELECT pg_sleep(0.3)")
+        return found
+
+    monkeypatch.setattr(shadows, "unpublished", frozen)
+    with pytest.raises(Transient, match="took longer"):  # a publisher that is tried says that it is not connected
+        await control_shadow.publish_desired(registry)
+    assert shadow(database)["published_version"] == 9
 
 
 async def test_a_broker_that_knows_a_newer_version_than_a_restored_database_gets_a_newer_one(

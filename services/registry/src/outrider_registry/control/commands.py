@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import math
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
@@ -91,12 +92,13 @@ def duties(registry: Registry) -> list[Duty]:
 async def send_due(registry: Registry) -> int:
     """Publish commands whose devices are online, unless a stop stands; how many were tried. Raises Transient."""
     problem: BaseException | None = None
+    began_s = time.monotonic()
     async with of_platform(registry.database) as connection:
         await stops.sending(connection)
         due = await store.due(connection, SEND_AT_ONCE, RETRY_UNHEARD_S, RETRY_UNANSWERED_S)
         if not due:
             return 0
-        results = await asyncio.gather(*(_send(registry, command) for command in due), return_exceptions=True)
+        results = await asyncio.gather(*(_send(registry, command, began_s) for command in due), return_exceptions=True)
         tried, taken = [], []
         for command, result in zip(due, results, strict=True):
             if result is None:
@@ -121,7 +123,10 @@ async def end_overdue(registry: Registry) -> int:
     return len(ended)
 
 
-async def _send(registry: Registry, command: store.Due) -> None:
+async def _send(registry: Registry, command: store.Due, began_s: float) -> None:
+    if time.monotonic() - began_s > SEND_TIMEOUT_S:
+        # This process stood still. Another may have ended its transaction, and a stop may stand by now.
+        raise Transient(f"it took longer than {SEND_TIMEOUT_S:g} s to begin sending commands")
     names = {"tenant": command.tenant, "device": command.device, "name": command.name}
     left_s = (command.expires_at - datetime.now(UTC)).total_seconds()
     document = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from outrider.contract import topics
 from outrider.contract.payloads import ShadowReported
 from outrider.contract.reasons import Reason
 from outrider.runtime import rejects
+from outrider.runtime.errors import Transient
 from outrider.runtime.mqtt import Connection
 from outrider_registry import merge
 from outrider_registry.context import Registry
@@ -23,6 +25,8 @@ from outrider_registry.store.transactions import of_platform
 log = logging.getLogger(__name__)
 
 PUBLISH_AT_ONCE = 500
+PUBLISH_WITHIN_S = 3.0
+"""States read longer ago may be old by now: this process stood still, and another one leads."""
 REMOVED_AT_ONCE = 50
 """Of so many removed devices the retained topics are looked up one by one; of more, all topics are read."""
 _POLL_S = 5.0
@@ -64,13 +68,18 @@ def duties(registry: Registry) -> list[Duty]:
 
 async def publish_desired(registry: Registry) -> int:
     """Publish what the broker has not acknowledged yet, the newest version only; how many. Raises Transient."""
+    began_s = time.monotonic()
     async with of_platform(registry.database) as connection:
         states = await shadows.unpublished(connection, PUBLISH_AT_ONCE)
     if not states:
         return 0
-    results = await asyncio.gather(
-        *(retained.put(registry, s.topic, s.payload) for s in states), return_exceptions=True
-    )
+
+    async def put(state: shadows.Desired) -> None:
+        if time.monotonic() - began_s > PUBLISH_WITHIN_S:
+            raise Transient(f"it took longer than {PUBLISH_WITHIN_S:g} s to begin publishing desired states")
+        await retained.put(registry, state.topic, state.payload)
+
+    results = await asyncio.gather(*map(put, states), return_exceptions=True)
     async with of_platform(registry.database) as connection:
         done = [state for state, result in zip(states, results, strict=True) if result is None]
         await shadows.published(connection, done)
