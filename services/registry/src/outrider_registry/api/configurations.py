@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
+from weakref import WeakKeyDictionary
 
 import psycopg
 from fastapi import APIRouter, Response
@@ -25,6 +27,8 @@ Type = Literal["integer", "number", "boolean", "string", "json"]
 State = Annotated[dict[str, Any], Field(description="Values by key; objects inside are merged, too.")]
 CONFIGURATIONS_MAX = 200
 EXAMPLES = 5
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+"""One preview at a time in a replica: of a large fleet it takes seconds, and a database session."""
 KEY_MAX_CHARS = 128
 
 
@@ -174,7 +178,8 @@ async def create_configuration(
 async def preview_configuration(registry: RegistryDep, who: Reader, body: Preview) -> Previewed:
     """Say what would change if it were stored (or replaced the one of its name), and store nothing."""
     new = body.configuration
-    async with tenant_transaction(registry, who) as connection:
+    turns = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(1))
+    async with turns, tenant_transaction(registry, who) as connection:
         await _check(connection, who.in_tenant(), new)
         others = [c for c in await store.all_of(connection, who.in_tenant()) if c.name != new.name]
         candidate = merge.Configuration(new.name, new.applies_to, new.selector, new.priority, new.state)
