@@ -118,6 +118,14 @@ async def test_refusals_name_the_command_and_the_rest_is_carried_out(broker: Mos
     await dynsec.close()
 
 
+async def test_who_is_connected(broker: Mosquitto) -> None:
+    dynsec = await Dynsec.open(broker.url_of("registry"))
+    async with connected(broker.url_of("tools"), "somebody"):
+        found = await dynsec.connected(["svc:tools", "svc:ingest", "nobody"])
+    assert found == ({"svc:tools"} if dynsec.knows_user_patterns else set()), "2.0 does not tell"
+    await dynsec.close()
+
+
 async def test_an_account_without_the_right_is_told_so(broker: Mosquitto) -> None:
     with pytest.raises(Transient, match=r"not authorized|did not answer"):
         await Dynsec.open(broker.url_of("ingest"))

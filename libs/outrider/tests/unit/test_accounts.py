@@ -121,8 +121,7 @@ def test_what_the_broker_tells_of_itself_is_read_as_it_was_given() -> None:
         "roles": [{"rolename": "tenant:acme", "priority": 1}],
     }
     assert Client.parse(told) == Client("van-1", "1.k1.00", "van-1", frozenset({"tenant:acme"}))
-    assert Client.parse({**told, "connections": [{"address": "127.0.0.1"}], "disabled": True}).connected is True
-    assert Client.parse(told).connected is None
+    assert Client.parse({**told, "connections": [{"address": "127.0.0.1"}], "disabled": True}).disabled
 
 
 def test_a_password_is_never_shown() -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from outrider.access import accounts, rights
 from outrider.access.accounts import Role
+from outrider.access.keys import verifier
+from outrider.access.secrets import device_secret
 from outrider.contract import topics
 from outrider.runtime.errors import Transient
 from outrider.servers import Mosquitto, ServerError, mosquitto
@@ -294,6 +296,88 @@ async def test_fault_48_after_the_database_was_restored_the_broker_follows(
         await until(lambda: at.lets_in(at.device_url("van-1", 7)))
         assert not await at.lets_in(at.device_url("van-1", 1))
         assert not await at.lets_in(at.device_url("van-2"))
+
+
+async def test_a_device_that_connected_just_now_and_is_thrown_out_is_missed(
+    at: At, fleet: Fleet, database: Database
+) -> None:
+    """The broker was asked before who is connected; its secret changes, and it does not come back."""
+    fleet.devices("acme", "van-1", "van-2")
+    async with leading(database, at.server, reconcile_interval_s=600, presence_silence_s=1):
+        await until(lambda: at.lets_in(at.device_url("van-2")))
+        await until(lambda: at.lets_in(at.device_url("van-1")))
+    async with leading(database, at.server, reconcile_interval_s=600, presence_silence_s=1):
+        fleet.devices("acme", "van-3")
+        await until(lambda: at.lets_in(at.device_url("van-3")))  # compared, and nobody was connected
+        connection = await at.connect(at.device_url("van-1"))
+        fleet.rows("INSERT INTO registry.presence (device, tenant, state) VALUES ('van-1', 'acme', 'online')")
+        for device in ("van-1", "van-2"):
+            fleet.rows("UPDATE registry.credential SET state = 'replaced' WHERE device = %s", device)
+            fleet.rows(
+                """INSERT INTO registry.credential (device, generation, tenant, kind, state, key_id, verifier, rotates_at)
+                   VALUES (%s, 2, 'acme', 'secret', 'active', 'k1', '', now())""",
+                device,
+            )
+        await asyncio.wait_for(connection.closed.wait(), 10)
+        await until(lambda: _presence(fleet, "van-1", ("offline", "kicked")))
+        assert fleet.rows("SELECT 1 FROM registry.presence WHERE device = 'van-2' AND state <> 'unknown'") == []
+
+
+async def test_a_gateway_that_gets_a_child_and_stays_connected_is_not_missed(
+    at: At, fleet: Fleet, database: Database
+) -> None:
+    """Whether an edited role disconnects its holders depends on the broker; who is silent and connected is online."""
+    fleet.devices("acme", "gw-1", "van-1")
+    fleet.devices("acme", "sensor-1", gateway="gw-1", secret=False)
+    async with leading(database, at.server, reconcile_interval_s=600, presence_silence_s=1):
+        await until(lambda: at.lets_in(at.device_url("gw-1")))
+        await until(lambda: at.lets_in(at.device_url("van-1")))
+        gateway, van = await at.connect(at.device_url("gw-1")), await at.connect(at.device_url("van-1"))
+        fleet.rows(
+            "INSERT INTO registry.presence (device, tenant, state) VALUES ('gw-1', 'acme', 'online'), ('van-1', 'acme', 'online')"
+        )
+        fleet.devices("acme", "sensor-2", gateway="gw-1", secret=False)
+        role = Role.of("gateway:gw-1", rights.gateway_role([("acme", "sensor-1"), ("acme", "sensor-2")]))
+        await until(lambda: _role_is(at, role))
+        fleet.rows("UPDATE registry.credential SET generation = 2 WHERE device = 'van-1'")
+        fleet.rows("UPDATE registry.device SET version = version + 1 WHERE id = 'van-1'")
+        await asyncio.wait_for(van.closed.wait(), 10)
+        await until(lambda: _presence(fleet, "van-1", ("offline", "kicked")))
+        expected = ("offline", "kicked") if gateway.closed.is_set() else ("online", "")
+        assert await _presence(fleet, "gw-1", expected)
+    await gateway.close()
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+async def test_fault_48_no_device_is_locked_out_because_the_database_forgot_its_rotation(
+    delivered: bool, at: At, fleet: Fleet, database: Database
+) -> None:
+    """The broker knows which secret a device has; the restored database does not, or not that it was confirmed."""
+    fleet.devices("acme", "van-1", "van-2")
+    second = """INSERT INTO registry.credential (device, generation, tenant, kind, state, key_id, verifier, rotates_at)
+                VALUES ('van-1', 2, 'acme', 'secret', %s, 'k1', '', now())"""
+    fleet.rows("UPDATE registry.credential SET state = 'replaced' WHERE device = 'van-1'")
+    fleet.rows(second, "active")
+    async with leading(database, at.server, reconcile_interval_s=600):
+        await until(lambda: at.lets_in(at.device_url("van-2")))
+        await until(lambda: at.lets_in(at.device_url("van-1", 2)))
+    fleet.rows("ALTER TABLE registry.credential DISABLE TRIGGER ALL")
+    fleet.rows("DELETE FROM registry.credential WHERE device = 'van-1' AND generation = 2")
+    fleet.rows("UPDATE registry.credential SET state = 'active' WHERE device = 'van-1'")
+    if delivered:
+        fleet.rows(second, "delivered")
+    # a device without a secret, by its row, and one whose secret was taken from it, stay so
+    fleet.rows("UPDATE registry.credential SET state = 'revoked' WHERE device = 'van-2'")
+    async with leading(database, at.server, reconcile_interval_s=600):
+        await until(lambda: _not(at.lets_in(at.device_url("van-2"))))
+        assert await at.lets_in(at.device_url("van-1", 2))
+        assert not await at.lets_in(at.device_url("van-1", 1))
+    states = fleet.rows("SELECT generation, state FROM registry.credential WHERE device = 'van-1' ORDER BY 1")
+    assert states == [(1, "replaced"), (2, "active")]
+    known = fleet.rows("SELECT verifier FROM registry.credential WHERE device = 'van-1' AND generation = 2")
+    assert known == [(verifier(device_secret(KEYS, "van-1", 2)),)]
+    audited = fleet.rows("SELECT object, detail FROM registry.audit WHERE action = 'credential.regain'")
+    assert audited == [("device:van-1", {"generation": 2})]
 
 
 async def test_a_key_that_is_not_at_hand_leaves_the_device_as_it_is(at: At, fleet: Fleet, database: Database) -> None:

@@ -31,8 +31,6 @@ class Client:
     roles: frozenset[str] = frozenset()
     disabled: bool = False
     password: str | None = field(default=None, repr=False, compare=False)
-    connected: bool | None = field(default=None, compare=False)
-    """Whether somebody is signed in; None where the broker does not tell (Mosquitto 2.0)."""
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Client:
@@ -43,7 +41,6 @@ class Client:
             client_id=document.get("clientid"),
             roles=frozenset(role["rolename"] for role in document.get("roles", ())),
             disabled=bool(document.get("disabled", False)),
-            connected=bool(document["connections"]) if "connections" in document else None,
         )
 
 

@@ -93,6 +93,16 @@ class Dynsec:
             allowed,
         )
 
+    async def connected(self, usernames: Sequence[str]) -> set[str]:
+        """Who of these is connected now. Only brokers with `knows_user_patterns` tell. Raises Transient."""
+        found: set[str] = set()
+        for batch in fitting([{"command": "getClient", "username": name} for name in usernames]):
+            for answer in await self._ask(batch):
+                client = answer.get("data", {}).get("client", {})  # no data: there is no such account
+                if client.get("connections"):
+                    found.add(client["username"])
+        return found
+
     async def apply(self, commands: Sequence[Command]) -> list[Refused]:
         """Carry commands out, in their order and in batches that fit; what was refused. Raises Transient."""
         refused: list[Refused] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from outrider.access import bootstrap, rights
 from outrider.access.accounts import Client, Role, State
 from outrider.access.keys import KeyRing, UnknownKey, fingerprint
 from outrider.access.secrets import claim_token, device_secret, person_password, service_password
+from outrider_registry.store.credentials import Secret
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +198,29 @@ class Reader:
             wanted.state.roles[name] = Role.of(name, rights.service_role(service))
             wanted.add(Client(name, mark, None, frozenset({name}), password=password))
         return wanted
+
+
+def ahead(wanted: State, actual: State, names: Iterable[str], keys: KeyRing) -> list[Secret]:
+    """Secrets of these devices that the broker has, of a later generation than it should; only ones that were given out here:
+    their fingerprints need the master key."""
+    found = []
+    for name in names:
+        client, own = actual.clients.get(name), wanted.clients.get(name)
+        known = _generation(client) if client is not None else None
+        if client is None or known is None or known[0] <= ((_generation(own) if own else None) or (0, ""))[0]:
+            continue
+        secret = Secret(name, *known, "active")
+        with suppress(UnknownKey):
+            if fingerprint(secret.of(keys), *known) == client.fingerprint:
+                found.append(secret)
+    return found
+
+
+def _generation(client: Client) -> tuple[int, str] | None:
+    """Generation and key id of an account's password; None where its fingerprint is no password's."""
+    number, _, rest = client.fingerprint.partition(".")
+    key_id, _, digest = rest.partition(".")
+    return (int(number), key_id) if number.isdecimal() and len(number) < 10 and key_id and digest else None
 
 
 def merged(parts: Iterable[Wanted], roles: Iterable[Role]) -> Wanted:

@@ -21,10 +21,11 @@ from outrider.access.accounts import Client, Command, State
 from outrider.access.dynsec import BATCH_MAX_COMMANDS, Dynsec
 from outrider.runtime.errors import Transient
 from outrider_registry.broker import metrics
-from outrider_registry.broker.desired import CLAIM, PERSON, Reader, Wanted, is_device, merged
+from outrider_registry.broker.desired import CLAIM, PERSON, Reader, Wanted, ahead, is_device, merged
 from outrider_registry.context import Registry
 from outrider_registry.control import presence
 from outrider_registry.leader import EVERYTHING, Changes
+from outrider_registry.store import regained
 from outrider_registry.store.transactions import of_platform
 
 log = logging.getLogger(__name__)
@@ -179,6 +180,11 @@ class Reconciler:
         reasons = {name: self.queue.pop(name) for name in names}
         async with of_platform(self.registry.database) as connection:
             wanted = await self._reader.devices(connection, names)
+            if secrets := ahead(wanted.state, self.actual, names, self.registry.keys):
+                days = self.registry.settings.credential_rotation_days
+                if found := await regained.take(connection, self.registry.keys, secrets, days):
+                    log.warning("secrets_regained", extra={"rows": len(found), "reason": "the database was restored"})
+                    wanted = await self._reader.devices(connection, names)
         wanted.leave_unknown(self.actual)
         roles = {*wanted.state.roles, *(rights.GATEWAY + name for name in names)}
         actual = State(
@@ -202,11 +208,7 @@ class Reconciler:
             return
         at = datetime.now(UTC)
         before: dict[str, Client] = dict(self.actual.clients) if any(_edits_role(c) for c in commands) else {}
-        was_there = {
-            name: client
-            for command in commands
-            if command["command"] in _THROWS_OUT and (client := self.actual.clients.get(name := command["username"]))
-        }
+        was_there = {c["username"] for c in commands if c["command"] in _THROWS_OUT} & self.actual.clients.keys()
         size = self._batch
         for start in range(0, len(commands), size):
             batch = commands[start : start + size]
@@ -223,25 +225,29 @@ class Reconciler:
         await self._after_kicks(at, was_there, before, commands)
 
     async def _after_kicks(
-        self, at: datetime, was_there: dict[str, Client], before: dict[str, Client], commands: Sequence[Command]
+        self, at: datetime, was_there: set[str], before: dict[str, Client], commands: Sequence[Command]
     ) -> None:
-        """Those who may not come back are offline now; the others get some time."""
+        """Those who may not come back are offline now; the others get some time.
+
+        Whether they were connected when the broker was last asked says little: presence knows who was online.
+        """
         edited = {command["rolename"] for command in commands if _edits_role(command)}
         gone: list[str] = []
         away: list[str] = []
-        for name, client in was_there.items():
+        for name in was_there:
             now = self.actual.clients.get(name)
             if not is_device(name):
                 continue
             if now is None or now.disabled:
-                gone.append(name)  # whether it was connected when the broker was last asked says little
-            elif client.connected is not False:
+                gone.append(name)
+            else:
                 away.append(name)
-        away += [
-            name
-            for name, client in before.items()
-            if is_device(name) and edited & client.roles and client.connected is not False and name not in was_there
-        ]
+        if self.dynsec.knows_user_patterns:  # others let the holders of a role stay
+            away += [
+                name
+                for name, client in before.items()
+                if is_device(name) and edited & client.roles and name not in was_there
+            ]
         if gone:
             await self._mark_offline(gone, "disabled", None)
         if away:
@@ -251,7 +257,9 @@ class Reconciler:
         due = datetime.now(UTC) - self._patience
         for kicked in [kicked for kicked in self.kicked if kicked.at <= due]:
             self.kicked.remove(kicked)
-            await self._mark_offline(kicked.devices, "kicked", kicked.at)
+            # Who holds a role that was edited may have been left connected, and has nothing to say then.
+            there = await self.dynsec.connected(kicked.devices) if self.dynsec.knows_user_patterns else ()
+            await self._mark_offline([name for name in kicked.devices if name not in there], "kicked", kicked.at)
 
     async def _mark_offline(self, devices: Sequence[str], reason: str, kicked_at: datetime | None) -> None:
         try:

@@ -109,8 +109,8 @@ async def mark_offline(
 ) -> None:
     """These were disconnected by the broker, which sends no will then: note it, and correct their retained statuses.
 
-    A device that said something after `kicked_at` has come back already and is left as it is; without `kicked_at`, all
-    are marked. Raises Transient.
+    With `kicked_at` they may come back: only those that were online are marked, and none that said something later.
+    Without, all are. Raises Transient.
     """
     now = datetime.now(UTC)
     async with of_platform(registry.database) as connection:
@@ -118,11 +118,14 @@ async def mark_offline(
         changes = [
             Change(presence.device, presence.tenant, "offline", reason, now)
             for presence in known.values()
-            if presence.state != "offline"
-            and not (kicked_at is not None and presence.status_at is not None and presence.status_at > kicked_at)
+            if presence.state != "offline" and (kicked_at is None or _stayed_away(presence, kicked_at))
         ]
         changed = await store.change(connection, changes)
     await publish(registry, changed)
+
+
+def _stayed_away(presence: Presence, kicked_at: datetime) -> bool:
+    return presence.state == "online" and not (presence.status_at is not None and presence.status_at > kicked_at)
 
 
 def duties(registry: Registry) -> list[Duty]:
