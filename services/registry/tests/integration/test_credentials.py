@@ -7,20 +7,27 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
 from outrider.access.keys import KeyRing, verifier
 from outrider.access.secrets import device_secret
+from outrider.contract import topics
 from outrider.runtime.mqtt import Connection, Delivery
+from outrider.servers import Mosquitto
 from outrider.testing.fixtures import Database
+from outrider.testing.services import connected
+from outrider.testing.waiting import eventually
 from outrider_registry.context import Registry
 from outrider_registry.control import credentials as control
 from outrider_registry.control.message import Message
 from outrider_registry.store import credentials
 from outrider_registry.store.transactions import of_platform, of_tenant
 from outrider_registry.testing import KEYS, Api
+from outrider_registry.testing_control import Device, control_plane
+from outrider_registry.testing_control import register as register_rows
 
 STATES = "SELECT generation, state FROM registry.credential WHERE device = %s ORDER BY generation"
 
@@ -308,3 +315,19 @@ async def test_use_is_noted(api: Api, database: Database) -> None:
     )
     (only,) = (await api.viewer.get("devices/van-7/credentials")).json()["items"]
     assert only["last_used_at"] == "2100-01-01T12:00:00.000Z"
+
+
+async def test_nobody_is_shut_out_because_the_registry_was_away(database: Database, mosquitto: Mosquitto) -> None:
+    """The grace ended while nothing ran: devices get their new secret first."""
+    register_rows(database, "van-7")
+    add = """INSERT INTO registry.credential (device, generation, tenant, kind, state, key_id, verifier, rotates_at, grace_until)
+             VALUES ('van-7', %s, 'acme', 'secret', %s, 'k1', %s, now(), %s)"""
+    ended = datetime.now(UTC) - timedelta(days=1)
+    database.rows(add, 1, "active", verifier(device_secret(KEYS, "van-7", 1)), ended)
+    database.rows(add, 2, "delivered", verifier(device_secret(KEYS, "van-7", 2)), None)
+    topic = topics.CREDENTIAL.name(tenant="acme", device="van-7")
+    async with control_plane(database, mosquitto.url), connected(mosquitto.url, "van-7", [topic]) as client:
+        await Device(client, "van-7").status("online")
+        await eventually(lambda: client.documents(topic))
+        await client.publish(topics.CREDENTIAL_CONFIRM.name(tenant="acme", device="van-7"), {"generation": 2})
+        await eventually(lambda: database.rows(STATES, "van-7") == [(1, "replaced"), (2, "active")])

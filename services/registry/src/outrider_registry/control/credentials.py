@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from outrider.access.keys import UnknownKey
@@ -32,6 +33,8 @@ BATCH = 200
 ROTATE_INTERVAL_S = 60.0
 ROTATE_BATCH = 50
 """A fleet that was imported in an hour is not rotated in one: 10,000 devices take three."""
+EXPIRE_AFTER_S = 3600.0
+"""A registry that was away longer than a grace first gives devices so long to come and take their new secrets."""
 DIGEST_CHARS = 16
 
 
@@ -74,9 +77,10 @@ def _devices(messages: Sequence[Message]) -> list[str]:
 
 def duties(registry: Registry) -> list[Duty]:
     """What the leader does about secrets and certificates."""
+    began_s = time.monotonic()
     return [
         ("credential delivery", ("device", "presence"), lambda changes: _deliver(registry, changes)),
-        ("credential rotation", (), lambda changes: _rotate(registry, changes)),
+        ("credential rotation", (), lambda changes: _rotate(registry, changes, began_s)),
         ("credential use", ("presence",), lambda changes: _note_use(registry, changes)),
         *revocations.duties(registry),
     ]
@@ -117,7 +121,7 @@ async def _send(registry: Registry, tenant: str, secret: Secret) -> None:
         pass  # it is not there
 
 
-async def _rotate(registry: Registry, changes: Changes) -> None:
+async def _rotate(registry: Registry, changes: Changes, began_s: float) -> None:
     settings = registry.settings
     while True:
         await changes.take(ROTATE_INTERVAL_S)
@@ -140,6 +144,8 @@ async def _rotate(registry: Registry, changes: Changes) -> None:
                     f"device:{secret.device}",
                     {"generation": secret.generation},
                 )
+        if time.monotonic() - began_s < EXPIRE_AFTER_S:
+            continue
         async with of_platform(registry.database) as connection:
             for device, tenant, generation in await credentials.expire(connection, BATCH):
                 await audit.append(
