@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -16,6 +18,8 @@ from outrider_registry.store import audit
 router = APIRouter(tags=["audit"])
 
 Reader = Annotated[Principal, needs("audit:read")]
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+"""One chain at a time in a replica: a long one takes a while, and a database session."""
 
 
 class Line(BaseModel):
@@ -99,7 +103,8 @@ async def verify(
     """All of it. Whoever owns the database can rewrite the whole chain: only a head kept elsewhere shows that."""
     if (number is None) != (hash_ is None):
         raise Invalid("Send both number and hash of the noted head, or none.")
-    async with reach_transaction(registry, who) as connection:
+    turns = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(1))
+    async with turns, reach_transaction(registry, who) as connection:
         noted = (number, bytes.fromhex(hash_)) if number is not None and hash_ is not None else None
         found = await audit.verify(connection, chain_of(who), noted)
     return {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
 
 from outrider.contract import topics
 from outrider.contract.payloads import Claim, ClaimReply
-from outrider.runtime.errors import NotStored, Rejected
+from outrider.runtime.errors import Rejected
 from outrider.runtime.packets import Request
 from outrider_registry import enrolment
 from outrider_registry.context import Registry
@@ -21,8 +20,6 @@ from outrider_registry.store.transactions import of_platform
 log = logging.getLogger(__name__)
 
 EXPIRE_INTERVAL_S = 30.0
-IN_BROKER_MAX_S = 60
-"""The broker drops a reply it could not hand on for so long: it may hold a secret, and the device asks again."""
 BATCH = 200
 
 
@@ -84,15 +81,14 @@ async def _end(registry: Registry, changes: Changes) -> None:
 
 async def _reply(registry: Registry, claim: str, reply: ClaimReply, message: Message | None = None) -> None:
     topic = topics.CLAIM_REPLY.name(claim=claim)
-    with contextlib.suppress(NotStored):  # it does not listen any more, and will ask again
-        await registry.publisher.publish(topic, enrolment.payload_of(reply), request=_correlation(topic, message))
+    # QoS 0: with QoS 1 the broker keeps it, and a secret in it, in its file. A device that heard nothing asks again.
+    await registry.publisher.publish(topic, enrolment.payload_of(reply), qos=0, request=_correlation(topic, message))
 
 
-def _correlation(topic: str, message: Message | None) -> Request:
-    """With the request's correlation data (MQTT 5.0 section 4.10), where it asks for the answer on the claim's own reply
-    topic."""
+def _correlation(topic: str, message: Message | None) -> Request | None:
+    """The request's correlation data (MQTT 5.0 section 4.10), where it asks for the answer on the claim's own reply topic."""
     properties = message.delivery.properties if message else None
-    data = None
-    if properties and properties.get("response_topic", [topic]) == [topic]:
-        data = properties.get("correlation_data")
-    return Request(correlation_data=data[0] if data else b"", expiry_s=IN_BROKER_MAX_S)
+    if not properties or properties.get("response_topic", [topic]) != [topic]:
+        return None
+    data = properties.get("correlation_data")
+    return Request(correlation_data=data[0]) if data else None

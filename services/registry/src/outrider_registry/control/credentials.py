@@ -11,8 +11,6 @@ from outrider.access.keys import UnknownKey
 from outrider.contract import payloads, topics
 from outrider.contract.reasons import Reason
 from outrider.runtime import rejects
-from outrider.runtime.errors import NotStored
-from outrider.runtime.packets import Request
 from outrider_registry.context import Registry
 from outrider_registry.control import admission, revocations
 from outrider_registry.control.message import Message
@@ -25,9 +23,6 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 180.0
 """A device that does not confirm is sent its new secret again so often."""
-IN_BROKER_MAX_S = 60
-"""The broker drops a secret it could not hand on for so long: it must not lie in the queue, and in the file, of a device
-that is away. It is sent again when the device comes back."""
 LOOK_S = 5.0
 BATCH = 200
 ROTATE_INTERVAL_S = 60.0
@@ -111,14 +106,11 @@ async def _send(registry: Registry, tenant: str, secret: Secret) -> None:
     topic = topics.CREDENTIAL.name(tenant=tenant, device=secret.device)
     try:
         payload = payloads.Credential(generation=secret.generation, secret=secret.of(registry.keys))
-        await registry.publisher.publish(
-            topic, payload.model_dump_json(exclude_none=True).encode(), request=Request(expiry_s=IN_BROKER_MAX_S)
-        )
+        # QoS 0: with QoS 1 the broker keeps it in its file, for as long as the device is away. It goes out again anyway.
+        await registry.publisher.publish(topic, payload.model_dump_json(exclude_none=True).encode(), qos=0)
         log.info("credential_sent", extra={"device": secret.device, "tenant": tenant, "generation": secret.generation})
     except UnknownKey as error:
         log.error("credential_not_sent", extra={"device": secret.device, "tenant": tenant, "reason": str(error)})
-    except NotStored:
-        pass  # it is not there
 
 
 async def _rotate(registry: Registry, changes: Changes, began_s: float) -> None:
