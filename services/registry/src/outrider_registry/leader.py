@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from outrider.runtime.backoff import Backoff
+from outrider.runtime.database import POISON
 from outrider.runtime.errors import Transient
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,9 @@ class Leader:
             except Transient as error:
                 self._problems[name] = str(error)
                 log.warning("duty_interrupted", extra={"duty": name, "reason": str(error)})
+            except POISON as error:  # a row that cannot be: the other duties go on, and a restart would find it again
+                self._problems[name] = str(error).strip().split("\n", 1)[0]
+                log.exception("duty_failed", extra={"duty": name})
             finally:
                 timer.cancel()
             await asyncio.sleep(backoff.next_s())

@@ -272,6 +272,24 @@ async def test_nobody_decides_in_time(api: Api, database: Database) -> None:
     assert database.value("SELECT count(*) FROM registry.device") == 0
 
 
+@pytest.mark.parametrize("end", ["expire", "refuse", "revoke"])
+async def test_a_device_that_was_never_let_in_goes_though_it_was_made_a_gateway(
+    end: str, api: Api, database: Database
+) -> None:
+    claim = await make(api, device="gate-1", approval=True)
+    assert (await ask(api.registry, claim, serial="SN-1")).status == "pending"
+    assert (await api.operator.post("devices", json={"id": "sensor-1", "gateway": "gate-1"})).status_code == 201
+    if end == "expire":
+        database.rows("UPDATE registry.claim SET expires_at = now()")
+        async with of_platform(api.registry.database) as connection:
+            assert await claims.expire(connection, 10) == [(claim["id"], "acme")]
+    elif end == "refuse":
+        assert (await api.operator.post(f"claims/{claim['id']}/refuse")).status_code == 200
+    else:
+        assert (await api.operator.delete(f"claims/{claim['id']}")).status_code < 300
+    assert database.rows("SELECT id, gateway, version FROM registry.device") == [("sensor-1", None, 2)]
+
+
 async def test_a_device_comes_back_with_a_claim_for_it(api: Api, database: Database) -> None:
     """After its secret expired, or on new hardware: only with a claim that names it, and nothing old stays valid."""
     await ask(api.registry, await make(api), device="van-7", serial="SN-1")

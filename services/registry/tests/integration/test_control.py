@@ -71,6 +71,31 @@ async def test_only_who_attends_the_slot_leads(database: Database) -> None:
         await asyncio.wait(tasks)
 
 
+async def test_a_row_that_cannot_be_stops_one_duty_and_says_so(database: Database) -> None:
+    done: list[str] = []
+
+    async def impossible(changes: Changes) -> None:
+        raise psycopg.errors.ForeignKeyViolation("still referenced\nmore of it")
+
+    async def other(changes: Changes) -> None:
+        while True:
+            done.extend(await changes.take(60))
+
+    leader = Leader(
+        database.service_urls["registry"], "registry/test/a", [("impossible", (), impossible), ("other", (), other)]
+    )
+    task = asyncio.create_task(leader.run())
+    try:
+        await eventually(lambda: leader.problem() == "impossible: still referenced" and done)
+        with psycopg.connect(database.admin_url, autocommit=True) as admin:
+            assert admin.execute(LEADER).fetchall() == [("registry/test/a",)]
+        assert leader.leads
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 async def _nothing(changes: Changes) -> None:
     while True:
         await changes.take(60)

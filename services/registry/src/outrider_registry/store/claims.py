@@ -46,7 +46,13 @@ UPDATE registry.claim SET state = 'expired' WHERE id IN (
     ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)
 RETURNING id, tenant, used_by
 """
-DELETE_PENDING = "DELETE FROM registry.device WHERE id = ANY(%s) AND status = 'pending'"
+# Somebody may have made it a gateway meanwhile.
+DELETE_PENDING = """
+WITH gone AS (SELECT id FROM registry.device WHERE id = ANY(%s) AND status = 'pending' FOR UPDATE),
+     freed AS (UPDATE registry.device SET gateway = NULL, version = version + 1, updated_at = now()
+               WHERE gateway IN (SELECT id FROM gone))
+DELETE FROM registry.device WHERE id IN (SELECT id FROM gone)
+"""
 # Seen connected after the claim was answered: it has its credential, so nobody needs to ask again.
 SEEN = """
 UPDATE registry.claim c SET client_until = now() FROM registry.presence p
