@@ -133,10 +133,10 @@ CHANNELS = (
         "credential",
         topics.CREDENTIAL,
         "platform",
-        1,
+        0,
         False,
         (payloads.Credential,),
-        "The device's next secret, until it is confirmed.",
+        "The device's next secret, again every few minutes until it is confirmed; QoS 0, so that no broker writes it down.",
     ),
     Channel(
         "credentialConfirm",
@@ -156,7 +156,15 @@ CHANNELS = (
         (payloads.Claim,),
         "A new device asks to be enrolled; MQTT 5 may add Response Topic (the claim's own reply) and Correlation Data.",
     ),
-    Channel("claimReply", topics.CLAIM_REPLY, "platform", 1, False, (payloads.ClaimReply,), "What came of the claim."),
+    Channel(
+        "claimReply",
+        topics.CLAIM_REPLY,
+        "platform",
+        0,
+        False,
+        (payloads.ClaimReply,),
+        "What came of the claim; QoS 0, as it may hold a secret: whoever hears nothing asks again.",
+    ),
 )
 
 PARAMETERS = {
