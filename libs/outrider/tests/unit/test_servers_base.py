@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,18 @@ def test_account_may_enter_needs_the_whole_path(tmp_path: Path) -> None:
     (tmp_path / "closed").chmod(0o700)
     assert not nobody.may_enter(inner)
     assert nobody.may_enter(Path("/usr/bin"))
+
+
+def test_no_two_processes_choose_one_port() -> None:
+    """Also while nobody listens on it yet."""
+    code = "from outrider.servers import ports; print(*[ports.free_port() for _ in range(60)], flush=True); input()"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    try:
+        chosen = [port for process in processes if process.stdout for port in process.stdout.readline().split()]
+    finally:
+        for process in processes:
+            process.communicate("\n")
+    assert len(set(chosen)) == 240

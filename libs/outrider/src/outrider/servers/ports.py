@@ -1,9 +1,18 @@
 """Picks TCP ports on loopback that a server can keep over its restarts."""
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from collections import deque
 from pathlib import Path
+from typing import IO
 
+_RESERVED_MAX = 64
+_reserved: deque[IO[str]] = deque(maxlen=_RESERVED_MAX)
+"""Locks of the ports this process chose last. A server may take seconds until it listens; meanwhile nobody else of this
+account chooses its port."""
 _FIRST, _LAST = 20_000, 60_999
 _LOCAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -16,6 +25,25 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
             sock.bind((host, port))
         except OSError:
             return False
+    return True
+
+
+def _reserve(port: int) -> bool:
+    """False if a process of this account has chosen this port and may be about to listen on it."""
+    folder = Path(tempfile.gettempdir()) / f"outrider-ports-{os.geteuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        lock = (folder / str(port)).open("w")
+    except OSError:
+        return True  # no place for locks: chance must do
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return False
+    if len(_reserved) == _RESERVED_MAX:
+        _reserved.popleft().close()
+    _reserved.append(lock)
     return True
 
 
@@ -32,7 +60,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         outgoing_first, outgoing_last = 32_768, 60_999
     candidates = [port for port in range(first, last + 1) if not outgoing_first <= port <= outgoing_last]
     for port in random.sample(candidates, min(200, len(candidates))):
-        if is_free(port, host):
+        if is_free(port, host) and _reserve(port):
             return port
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.bind((host, 0))
