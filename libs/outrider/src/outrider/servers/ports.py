@@ -7,10 +7,9 @@ import socket
 import tempfile
 from collections import deque
 from pathlib import Path
-from typing import IO
 
 _RESERVED_MAX = 64
-_reserved: deque[IO[str]] = deque(maxlen=_RESERVED_MAX)
+_reserved: deque[int] = deque(maxlen=_RESERVED_MAX)
 """Locks of the ports this process chose last. A server may take seconds until it listens; meanwhile nobody else of this
 account chooses its port."""
 _FIRST, _LAST = 20_000, 60_999
@@ -33,16 +32,16 @@ def _reserve(port: int) -> bool:
     folder = Path(tempfile.gettempdir()) / f"outrider-ports-{os.geteuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        lock = (folder / str(port)).open("w")
+        lock = os.open(folder / str(port), os.O_WRONLY | os.O_CREAT, 0o600)
     except OSError:
         return True  # no place for locks: chance must do
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.close()
+        os.close(lock)
         return False
     if len(_reserved) == _RESERVED_MAX:
-        _reserved.popleft().close()
+        os.close(_reserved.popleft())
     _reserved.append(lock)
     return True
 
