@@ -37,7 +37,7 @@ from outrider_registry import control
 from outrider_registry.context import Registry
 from outrider_registry.settings import Settings
 from outrider_registry.testing import KEYS
-from outrider_registry.testing_control import register
+from outrider_registry.testing.control import register
 
 DEVICES = 7
 MESSAGES = 1000

@@ -16,7 +16,7 @@ from outrider.servers import Mosquitto, Postgres
 from outrider.testing.fixtures import Database, prepare_database
 from outrider.testing.services import connected
 from outrider.testing.waiting import eventually
-from outrider_registry.testing_control import control_plane
+from outrider_registry.testing.control import control_plane
 
 CONNECTIONS = 8
 

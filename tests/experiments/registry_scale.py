@@ -32,8 +32,8 @@ from outrider.runtime.mqtt import Connection
 from outrider.servers import Mosquitto, Postgres, base, mosquitto
 from outrider.testing.fixtures import Database, prepare_database
 from outrider_registry.broker import metrics
-from outrider_registry.broker.testing import At, Fleet, leading, leading_at
 from outrider_registry.testing import KEYS
+from outrider_registry.testing.broker import At, Fleet, leading, leading_at
 
 TENANTS = 10
 SAMPLE = 50

@@ -17,8 +17,8 @@ from outrider.testing.fixtures import Database, unavailable
 from outrider.testing.services import Client, running
 from outrider.testing.waiting import eventually
 from outrider_ingest.app import service as ingest
-from outrider_registry.broker.testing import At, Fleet, leading, until
 from outrider_registry.testing import KEYS
+from outrider_registry.testing.broker import At, Fleet, leading, until
 from outrider_writer_timeseries.app import service as writer
 
 pytestmark = pytest.mark.servers

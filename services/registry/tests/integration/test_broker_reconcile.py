@@ -17,8 +17,8 @@ from outrider.contract import topics
 from outrider.runtime.errors import Transient
 from outrider.servers import Mosquitto, ServerError, mosquitto
 from outrider.testing.fixtures import Database, unavailable
-from outrider_registry.broker.testing import At, Fleet, leading, until
 from outrider_registry.testing import KEYS
+from outrider_registry.testing.broker import At, Fleet, leading, until
 
 pytestmark = pytest.mark.servers
 

@@ -26,7 +26,7 @@ from outrider_registry.store import commands as store
 from outrider_registry.store import stops
 from outrider_registry.store.transactions import of_platform
 from outrider_registry.testing import Api, running_api
-from outrider_registry.testing_control import Device, control_plane, register
+from outrider_registry.testing.control import Device, control_plane, register
 
 COMMANDS = "fleet/v1/acme/van-7/command/+"
 

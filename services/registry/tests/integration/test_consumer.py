@@ -16,7 +16,7 @@ from outrider.testing.fixtures import Database
 from outrider.testing.services import Client
 from outrider_registry import broker
 from outrider_registry.app import service
-from outrider_registry.testing_control import register
+from outrider_registry.testing.control import register
 
 DEVICES = 7
 

@@ -13,7 +13,7 @@ from outrider.testing.fixtures import Database
 from outrider.testing.services import connected
 from outrider.testing.waiting import eventually
 from outrider_registry.leader import Changes, Leader
-from outrider_registry.testing_control import Device, control_plane, register
+from outrider_registry.testing.control import Device, control_plane, register
 
 LEADER = """
 SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)

@@ -26,8 +26,8 @@ from outrider_registry.control.message import Message
 from outrider_registry.store import credentials
 from outrider_registry.store.transactions import of_platform, of_tenant
 from outrider_registry.testing import KEYS, Api
-from outrider_registry.testing_control import Device, control_plane
-from outrider_registry.testing_control import register as register_rows
+from outrider_registry.testing.control import Device, control_plane
+from outrider_registry.testing.control import register as register_rows
 
 STATES = "SELECT generation, state FROM registry.credential WHERE device = %s ORDER BY generation"
 

@@ -32,9 +32,9 @@ from outrider.testing.fixtures import Database, unavailable
 from outrider.testing.services import Client, connected, running
 from outrider.testing.waiting import eventually
 from outrider_registry.app import service
-from outrider_registry.broker.testing import At, until
 from outrider_registry.control import credentials
 from outrider_registry.testing import KEYS, Api
+from outrider_registry.testing.broker import At, until
 
 pytestmark = pytest.mark.servers
 

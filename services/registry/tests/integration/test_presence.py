@@ -21,7 +21,7 @@ from outrider_registry.context import Registry
 from outrider_registry.control import presence
 from outrider_registry.control.message import Message
 from outrider_registry.testing import Api
-from outrider_registry.testing_control import Device, control_plane, register, until
+from outrider_registry.testing.control import Device, control_plane, register, until
 
 
 @pytest.fixture

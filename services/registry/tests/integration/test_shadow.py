@@ -23,7 +23,7 @@ from outrider_registry.control import shadow as control_shadow
 from outrider_registry.store import shadows
 from outrider_registry.store.transactions import of_platform, of_tenant
 from outrider_registry.testing import Api, running_api
-from outrider_registry.testing_control import Device, control_plane, register, until
+from outrider_registry.testing.control import Device, control_plane, register, until
 
 DESIRED = "fleet/v1/acme/van-7/shadow/desired"
 
