@@ -28,6 +28,7 @@ DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 VEHICLE = "vehicle-0001"
 PATIENCE_MS = 20_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def signed_in(browser: Browser, state: State) -> str:
     page.get_by_label("New password").fill(PASSWORD)
     page.get_by_label("Once more").fill(PASSWORD)
     page.get_by_role("button", name="Set password").click()
-    expect(page.get_by_role("heading", name="Devices", level=1)).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_role("heading", name="Devices", level=1)).to_be_visible()
     stored = json.dumps(context.storage_state())
     context.close()
     return stored
@@ -226,7 +227,7 @@ def test_a_rejected_message_is_read_and_replayed(page: Page, state: State) -> No
     publish(state, "broken-1", secret, '{"temp_c": not json')
     page.goto("/rejected")
     row = page.get_by_role("row", name=re.compile("broken-1"))
-    expect(row).to_be_visible(timeout=PATIENCE_MS)
+    expect(row).to_be_visible()
     row.get_by_text("not_json").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text('{"temp_c": not json')

@@ -3,7 +3,7 @@ import { all, del, get, post, put, session } from "../api.js";
 import { DataChart } from "../data-chart.js";
 import { AggregationChoice, RangeChoice } from "../ranges.js";
 import { can } from "../session.js";
-import { Ago, Button, Card, confirm, Empty, Field, Form, html, Icon, Loaded, navigate, Page, Pill, plural, Table, toast, useData, useEffect, useForm, useState } from "../ui.js";
+import { Ago, Button, Card, confirm, Empty, Field, Form, html, Icon, Loaded, navigate, Page, Pill, plural, Table, toast, useData, useForm, useState } from "../ui.js";
 
 const SERIES_MAX = 20;
 const KINDS = [["line", "Line"], ["area", "Area"], ["steps", "Steps"], ["points", "Points"], ["bars", "Bars"]];
@@ -121,12 +121,12 @@ function Add({ series, onAdd }) {
   const latest = useData((signal) => (known ? get(`/devices/${device}/latest`, undefined, { signal }) : Promise.resolve([])), [device, known]);
   const rows = Array.isArray(latest.data) ? latest.data : latest.data?.items ?? [];
   const free = rows.filter((one) => (one.kind === "number" || one.kind === "boolean") && !series.some((s) => s.device === device && s.metric === one.metric)).map((one) => one.metric);
-  useEffect(() => { if (free.length && !free.includes(metric)) setMetric(free[0]); }, [free.join()]);
+  const chosen = free.includes(metric) ? metric : free[0] ?? "";
   return html`
     <div class="fields add-series">
       <${Field} label="Device" list="chart-devices" value=${device} onValue=${setDevice} hint=${device && !known && !devices.loading ? "No device has this id; choose one of the list." : "Id of a device."} />
       <datalist id="chart-devices">${(devices.data?.items ?? []).map((one) => html`<option value=${one.id}>${one.name}</option>`)}</datalist>
-      <${Field} as="select" label="Metric" disabled=${!free.length} options=${free.length ? free : [["", known ? "no numbers left" : "–"]]} value=${metric} onValue=${setMetric} />
-      <${Button} icon="plus" disabled=${!free.includes(metric)} onClick=${() => onAdd({ device, metric })}>Add<//>
+      <${Field} as="select" label="Metric" disabled=${!free.length} options=${free.length ? free : [["", known ? "no numbers left" : "–"]]} value=${chosen} onValue=${setMetric} />
+      <${Button} icon="plus" disabled=${!chosen} onClick=${() => onAdd({ device, metric: chosen })}>Add<//>
     </div>`;
 }
