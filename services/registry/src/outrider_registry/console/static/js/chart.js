@@ -76,13 +76,24 @@ function fit(plot, range) {
 
 const faint = (text, alpha) => text.replace(/^rgba?\(([^)]+)\)$/, (_, inner) => `rgba(${inner.split(",").slice(0, 3).join(",")}, ${alpha})`);
 
+/** How uPlot writes times, by the step between them in seconds: 24 hours, the date where a day begins. */
+const DAY = "\n{YYYY}-{MM}-{DD}";
+const TIMES = [
+  [31536000, "{YYYY}", null, null, null, null, null, null, 1],
+  [2419200, "{MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [86400, "{D} {MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [60, "{HH}:{mm}", DAY, null, DAY, null, null, null, 1],
+  [1, "{HH}:{mm}:{ss}", DAY, null, DAY, null, null, null, 1],
+  [0.001, "{ss}.{fff}", DAY, null, DAY, null, "\n{HH}:{mm}", null, 1],
+];
+
 function optionsOf(series, { kind, height, sync, legend, width, onZoom }) {
   const { paths } = window.uPlot;
   const text = colour("--text-soft");
   const grid = colour("--line-soft");
   const font = `11px ${getComputedStyle(document.body).fontFamily}`;
   const builders = { steps: paths.stepped({ align: 1 }), bars: paths.bars({ size: [0.8, 60] }), points: () => null };
-  const lines = [{}];
+  const lines = [{ value: "{YYYY}-{MM}-{DD} {HH}:{mm}:{ss}" }];
   const bands = [];
   series.forEach((one, n) => {
     const stroke = one.colour ? resolved(one.colour) : seriesColour(n);
@@ -105,7 +116,7 @@ function optionsOf(series, { kind, height, sync, legend, width, onZoom }) {
   });
   const axis = { stroke: text, font, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 } };
   const values = (_, splits) => splits.map((v) => (v === null ? "" : writeValue(v)));
-  const axes = [{ ...axis, space: 70 }];
+  const axes = [{ ...axis, space: 70, values: TIMES }];
   const used = new Set(series.map((one) => (one.axis === "right" ? "right" : "left")));
   if (used.has("left") || !used.size) axes.push({ ...axis, scale: "left", size: roomFor, values });
   if (used.has("right")) axes.push({ ...axis, scale: "right", side: 1, size: roomFor, values, grid: { show: !used.has("left") } });
