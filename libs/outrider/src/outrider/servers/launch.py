@@ -44,8 +44,9 @@ def _wait(path: str) -> None:
         history = ""
     # CLOCK_MONOTONIC is one clock for all processes of the machine
     delay, history = backoff_s(history, time.monotonic())
-    with open(path, "w") as file:
+    with open(f"{path}.new", "w") as file:
         file.write(history)
+    os.replace(f"{path}.new", path)  # who reads it never sees half of it
     time.sleep(delay)
 
 
