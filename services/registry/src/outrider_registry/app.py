@@ -12,6 +12,7 @@ from outrider.access.keys import BadMasterKey, KeyRing
 from outrider.runtime.consumer import ConsumerSettings
 from outrider.runtime.mqtt import Delivery
 from outrider.runtime.service import Chassis, Service
+from outrider.runtime.settings import BAD_SETTINGS_EXIT_CODE
 from outrider.runtime.slots import Lease
 from outrider_registry import broker, control, housekeeping
 from outrider_registry.api import build_api
@@ -30,7 +31,8 @@ async def build(chassis: Chassis[Settings]) -> None:
         secret = settings.master_key.get_secret_value() if settings.master_key else None
         keys = KeyRing.load(secret, settings.master_key_file)
     except BadMasterKey as error:
-        raise SystemExit(f"The registry has no usable master key. {error}") from None
+        print(f"The registry has no usable master key. {error}", flush=True)
+        raise SystemExit(BAD_SETTINGS_EXIT_CODE) from None
     server = HttpServer(settings)
     url = (settings.registry_url or server.url).rstrip("/")
     registry = Registry(settings, chassis.database, keys, chassis.publisher, url)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from outrider.access import accounts, rights
 from outrider.access.accounts import Role
@@ -53,7 +54,8 @@ async def test_an_empty_broker_is_filled_and_then_left_alone(at: At, fleet: Flee
         await until(lambda: at.lets_in(at.device_url("van-0")))
         before = at.server.dynsec_file.stat().st_mtime_ns
         device = await at.connect(at.device_url("van-0"))
-        await asyncio.sleep(1.5)  # three whole comparisons
+        compared = _comparisons()
+        await until(lambda: _compared_since(compared + 3))
         assert not device.closed.is_set()
         assert at.server.dynsec_file.stat().st_mtime_ns == before
         assert leader.problem() is None
@@ -63,6 +65,15 @@ async def test_an_empty_broker_is_filled_and_then_left_alone(at: At, fleet: Flee
     assert set(state.roles) == {*(n for n in state.clients if n.startswith("svc:")), "denied"} | (
         {"tenant:acme", "tenant:other"} if at.server.version >= "2.1" else {"device"}
     )
+
+
+def _comparisons() -> float:
+    """Whole comparisons so far, by the metric."""
+    return REGISTRY.get_sample_value("outrider_registry_broker_reconcile_seconds_count") or 0
+
+
+async def _compared_since(count: float) -> bool:
+    return _comparisons() >= count
 
 
 async def test_changes_arrive_within_moments(at: At, fleet: Fleet, database: Database) -> None:
