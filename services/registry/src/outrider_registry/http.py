@@ -1,99 +1,24 @@
-"""The HTTP server of the registry: uvicorn inside the service's own event loop, on a socket that is bound at once."""
+"""The registry's HTTP server, as its settings say."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import socket
-from collections.abc import Iterator
-from typing import Any
-
-import uvicorn
-
+from outrider.runtime import http
+from outrider.runtime.http import Listen
 from outrider_registry.settings import Settings
 
-log = logging.getLogger(__name__)
 
-GRACE_S = 3
-"""How long requests in hand may take when the service stops; live streams are cut then."""
-CONNECTIONS_MAX = 2000
-"""Beyond so many at once new ones get 503; live streams of the console count."""
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals belong to the service."""
-        yield
-
-
-class HttpServer:
-    """Serves `app`, which is set before `run`. The socket is bound by the constructor: port 0 becomes a free one there."""
+class HttpServer(http.HttpServer):
+    """Serves REST API and console."""
 
     def __init__(self, settings: Settings) -> None:
         """Exits with a sentence when the address cannot be had, or one of certificate and key is missing."""
-        host, port = settings.registry_http_host, settings.registry_http_port
-        if (settings.registry_tls_certificate is None) != (settings.registry_tls_key is None):
-            raise SystemExit("Set both of OUTRIDER_REGISTRY_TLS_CERTIFICATE and OUTRIDER_REGISTRY_TLS_KEY, or none.")
-        self.app: Any = None
-        self._settings = settings
-        self._server: _Server | None = None
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=512)
-        except OSError as error:
-            raise SystemExit(
-                f"The registry cannot listen on {host}:{port}: {error.strerror}. Set OUTRIDER_REGISTRY_HTTP_HOST and "
-                "OUTRIDER_REGISTRY_HTTP_PORT (0 takes a free one)."
-            ) from None
-        self.port: int = self._socket.getsockname()[1]
-
-    @property
-    def url(self) -> str:
-        """Where it is reached from this machine, without a slash at the end."""
-        host = self._settings.registry_http_host
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-        scheme = "https" if self._settings.registry_tls_certificate else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
-
-    async def run(self) -> None:
-        """Serve until cancelled, then finish what is in hand, for GRACE_S at most."""
-        settings = self._settings
-        proxies = [name.strip() for name in settings.registry_trusted_proxies.split(",") if name.strip()]
-        self._server = _Server(
-            uvicorn.Config(
-                self.app,
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                server_header=False,
-                proxy_headers=bool(proxies),
-                forwarded_allow_ips=proxies,
-                limit_concurrency=CONNECTIONS_MAX,
-                timeout_keep_alive=30,
-                timeout_graceful_shutdown=GRACE_S,
-                ssl_certfile=settings.registry_tls_certificate,
-                ssl_keyfile=settings.registry_tls_key,
+        super().__init__(
+            Listen(
+                "OUTRIDER_REGISTRY",
+                settings.registry_http_host,
+                settings.registry_http_port,
+                settings.registry_tls_certificate,
+                settings.registry_tls_key,
+                settings.registry_trusted_proxies,
             )
         )
-        serving = asyncio.create_task(self._server.serve(sockets=[self._socket]), name="uvicorn")
-        log.info("http_started", extra={"url": self.url})
-        try:
-            await asyncio.shield(serving)
-        except asyncio.CancelledError:
-            self._server.should_exit = True
-            await serving
-            raise
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Give the port back."""
-        self._socket.close()
-
-    def problem(self) -> str | None:
-        """What keeps it from answering."""
-        return None if self._server is not None and self._server.started else "the HTTP server has not started"

@@ -180,6 +180,26 @@ SERVICES: Mapping[str, Acls] = {
         *_closed(),
     ),
     "writer-logs": (*_reads(topics.BUS_LOGS.filter()), *send([topics.ACK.filter()]), *_closed()),
+    # Reads back what it published retained.
+    "trips": (
+        *_reads(topics.BUS_SAMPLES.filter(), topics.TRIP.filter(), UPTIME),
+        *send([topics.TRIP.filter(), topics.BUS_TRIPS.filter()]),
+        *_closed(),
+    ),
+    # Clears the retained topics of a device that is erased.
+    "lifecycle": (
+        *receive(["fleet/v1/#"]),
+        *subscribe([topics.DEVICE.format(tenant="+", device="+") + "#"]),
+        *send(topic.filter() for topic in (topics.STATUS, topics.SHADOW_DESIRED, topics.TRIP, topics.JOB)),
+        *_without_secrets(),
+        *_closed(),
+    ),
+    # Speaks for devices that have no MQTT, and listens for their acks.
+    "gateway": (
+        *_reads(topics.ACK.filter()),
+        *send([topics.TELEMETRY.filter(), topics.LOG.filter(), topics.EVENT.filter()]),
+        *_closed(),
+    ),
     # Beside its own topics: it replays rejected messages in a device's name, reads back what it published retained, and is
     # the only one that may change who may do what.
     "registry": (

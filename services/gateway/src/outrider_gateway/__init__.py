@@ -1,0 +1,1 @@
+"""HTTP for devices that have no MQTT, and the query API."""

@@ -1,0 +1,1 @@
+"""Rollups, retention, archive, erasure and the size of the stores."""

@@ -1,0 +1,1 @@
+"""Positions become trips and stops."""

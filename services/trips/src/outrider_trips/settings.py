@@ -1,0 +1,9 @@
+"""Settings of trips."""
+
+from __future__ import annotations
+
+from outrider.runtime.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """What trips reads from the environment beside the settings of every service."""
