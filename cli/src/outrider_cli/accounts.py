@@ -35,6 +35,9 @@ HOSTS = ("localhost", "127.0.0.1")
 PORT_VARIABLE = "OUTRIDER_REGISTRY_HTTP_PORT"
 CONSOLE_PORT = 8080
 """The console's port where it is free; else another one, kept from then on."""
+GATEWAY_PORT_VARIABLE = "OUTRIDER_GATEWAY_HTTP_PORT"
+GATEWAY_PORT = 8081
+"""The gateway's, likewise."""
 BOOTSTRAP_S = 60
 UNREGISTERED = """
 SELECT count(*) FROM (SELECT DISTINCT device FROM telemetry.series) s
@@ -119,16 +122,25 @@ def without_account(url: str) -> str:
 
 
 def console_port(data_dir: Path) -> int:
-    """The port of the console: OUTRIDER_REGISTRY_HTTP_PORT, else that of the last run, else 8080; where that is taken (or
-    0 is asked for), a free one."""
-    given = os.environ.get(PORT_VARIABLE, "")
+    """The port of the console: OUTRIDER_REGISTRY_HTTP_PORT, else as `known_port` finds one, 8080 first."""
+    return known_port(data_dir / "console-port", PORT_VARIABLE, CONSOLE_PORT)
+
+
+def gateway_port(data_dir: Path) -> int:
+    """The port of the gateway: OUTRIDER_GATEWAY_HTTP_PORT, else as `known_port` finds one, 8081 first."""
+    return known_port(data_dir / "gateway-port", GATEWAY_PORT_VARIABLE, GATEWAY_PORT)
+
+
+def known_port(path: Path, variable: str, first: int) -> int:
+    """A port that people know: that of the variable, else that of the last run (which `path` keeps), else `first`; where
+    that is taken (or 0 is asked for), a free one."""
+    given = os.environ.get(variable, "")
     if given.isdecimal() and int(given):
         return int(given)
-    path = data_dir / "console-port"
     try:
         port = int(path.read_text())
     except (OSError, ValueError):
-        port = 0 if given == "0" else CONSOLE_PORT
+        port = 0 if given == "0" else first
     if not port or not ports.is_free(port):
         port = ports.free_port()
     path.write_text(f"{port}\n")

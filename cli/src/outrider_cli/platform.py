@@ -30,6 +30,8 @@ MQTT_VARIABLE = "OUTRIDER_MQTT_URL"
 DATABASE_VARIABLE = "OUTRIDER_DATABASE_URL"
 REGISTRY = "registry"
 REGISTRY_URL_VARIABLE = "OUTRIDER_REGISTRY_URL"
+GATEWAY = "gateway"
+GATEWAY_URL_VARIABLE = "OUTRIDER_GATEWAY_URL"
 _WATCH_S = 1.0
 _SERVER_START_TIMEOUT_S = 120.0
 
@@ -176,7 +178,7 @@ class Platform:
             names.append(name)
             process = self._new_process(service, name, is_first=number == 0)
             self.state.services = {**self.state.services, name: process}
-            self._note_console()
+            self._note_addresses()
             if service == REGISTRY and not self.state.api_token:
                 self._make_first_accounts()
             if name not in known:
@@ -185,7 +187,7 @@ class Platform:
                     self._followers.add(name, process.log)
             self._supervised.write_environment(name, self._environment_of(name, process))
             self._supervised.start_program(name)
-        self._note_console()
+        self._note_addresses()
         self.state.save()
 
     def wait(self) -> str:
@@ -319,7 +321,7 @@ class Platform:
             supervisor_socket=self._supervisor.socket,
             notes=notes.notes(mosquitto, postgres),
         )
-        self._note_console()
+        self._note_addresses()
         if services.get(REGISTRY):
             self._make_first_accounts()
         for name, process in self._state.services.items():
@@ -354,15 +356,23 @@ class Platform:
             )
 
     def _new_process(self, service: str, name: str, *, is_first: bool) -> ProcessState:
-        console = None
+        process = ProcessState(service=service, log=self._log(name), http_port=ports.free_port())
         if service == REGISTRY:  # the first one has the address that people know
-            console = accounts.console_port(self.data_dir) if is_first else ports.free_port()
-        return ProcessState(service=service, log=self._log(name), http_port=ports.free_port(), console_port=console)
+            process.console_port = accounts.console_port(self.data_dir) if is_first else ports.free_port()
+        elif service == GATEWAY:
+            process.gateway_port = accounts.gateway_port(self.data_dir) if is_first else ports.free_port()
+        return process
 
-    def _note_console(self) -> None:
-        found = [process.console_port for process in self.state.services.values() if process.console_port]
-        given = self._environment.get(REGISTRY_URL_VARIABLE) or os.environ.get(REGISTRY_URL_VARIABLE)
-        self.state.console_url = (given or f"http://127.0.0.1:{found[0]}") if found else ""
+    def _note_addresses(self) -> None:
+        processes = list(self.state.services.values())
+        self.state.console_url = self._address(REGISTRY_URL_VARIABLE, [one.console_port for one in processes])
+        self.state.gateway_url = self._address(GATEWAY_URL_VARIABLE, [one.gateway_port for one in processes])
+
+    def _address(self, variable: str, known: list[int | None]) -> str:
+        """Where people reach the first of these ports: as the variable says where a proxy is in front; empty without one."""
+        found = [port for port in known if port]
+        given = self._environment.get(variable) or os.environ.get(variable)
+        return (given or f"http://127.0.0.1:{found[0]}") if found else ""
 
     def _service_programs(self, services: dict[str, int]) -> list[Program]:
         packages = migrate.packages()
@@ -404,6 +414,8 @@ class Platform:
                     else {}
                 ),
             }
+        elif process.service == GATEWAY:
+            environment[accounts.GATEWAY_PORT_VARIABLE] = str(process.gateway_port)
         return environment
 
     def _place(self) -> str:

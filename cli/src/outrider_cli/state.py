@@ -29,6 +29,8 @@ class ProcessState(BaseModel):
     http_port: int | None = None
     console_port: int | None = None
     """Of a registry: where the console and the REST API are."""
+    gateway_port: int | None = None
+    """Of a gateway: where devices without MQTT send, and the query API is."""
 
     @property
     def ready_url(self) -> str | None:
@@ -64,6 +66,8 @@ class State(BaseModel):
     master_key_file: Path | None = None
     console_url: str = ""
     """The console and the REST API; empty while no registry runs."""
+    gateway_url: str = ""
+    """For devices without MQTT, and the query API; empty while no gateway runs."""
     api_token: str = ""
     """For commands: a token of the administrator, made anew at every start."""
     sign_in_link: str = ""

@@ -160,7 +160,8 @@ def status(
     console.print(table)
     since = f"since {state.started_at.astimezone():%Y-%m-%d %H:%M:%S}"
     console.print(
-        f"\nconsole {state.console_url or 'none'}   devices {state.device_mqtt_url}   {since}   {state.data_dir}"
+        f"\nconsole {state.console_url or 'none'}   HTTP and queries {state.gateway_url or 'none'}   "
+        f"devices {state.device_mqtt_url}   {since}   {state.data_dir}"
     )
 
 
@@ -242,6 +243,7 @@ def summary(state: State) -> str:
     rows = [
         ("console", state.console_url or "none: `outrider scale registry=1` starts it"),
         *([("sign in, once", state.sign_in_link)] if state.sign_in_link else []),
+        ("HTTP and queries", state.gateway_url or "none: `outrider scale gateway=1` starts it"),
         ("devices connect to", " ".join(filter(None, (state.device_mqtt_url, state.device_tls_url)))),
         ("database", f"postgresql://{database.hostname}:{database.port or 5432}{database.path}"),
         *((name, f"http://127.0.0.1:{process.http_port}/metrics") for name, process in state.services.items()),

@@ -61,6 +61,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         postgres.Postgres(folder / "postgres").wipe()
 
 
+SPINE = {"trips": 0, "lifecycle": 0, "gateway": 0}
+"""Without the services that these tests are not about: each costs a second of CPU to start."""
+INGEST_ONLY = {**SPINE, "writer-logs": 0, "writer-timeseries": 0, "registry": 0}
+
+
 def outrider(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from outrider_cli.main import app; app()", *arguments]
 
@@ -68,7 +73,7 @@ def outrider(*arguments: str) -> list[str]:
 def test_platform_starts_refuses_a_second_survives_kills_and_continues(folder: Path) -> None:
     lines: list[tuple[str, str]] = []
     with Platform(
-        folder, scale={"ingest": 2}, log_sink=lambda process, line: lines.append((process, line))
+        folder, scale={**SPINE, "ingest": 2}, log_sink=lambda process, line: lines.append((process, line))
     ) as platform:
         state = State.load(folder)
         assert set(state.services) >= {"ingest-1", "ingest-2", "writer-timeseries", "writer-logs"}
@@ -98,7 +103,7 @@ def test_platform_starts_refuses_a_second_survives_kills_and_continues(folder: P
 
 
 def test_scale_starts_and_stops_processes_while_it_runs(folder: Path) -> None:
-    with Platform(folder, scale={"registry": 0}) as platform:
+    with Platform(folder, scale={**SPINE, "registry": 0}) as platform:
         socket = platform.state.supervisor_socket
         for count, names in ((3, {"ingest", "ingest-2", "ingest-3"}), (1, {"ingest"}), (2, {"ingest", "ingest-2"})):
             platform.scale("ingest", count)
@@ -116,7 +121,7 @@ def test_scale_command_changes_a_running_platform(folder: Path) -> None:
         command = outrider("scale", *counts, "--data", str(folder))
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
-    with Platform(folder, scale={"writer-timeseries": 0, "registry": 0}) as platform:
+    with Platform(folder, scale={**INGEST_ONLY, "writer-logs": 1}) as platform:
         socket = platform.state.supervisor_socket
         for counts, services in (
             (("ingest=3", "writer-logs=0"), {"ingest", "ingest-2", "ingest-3"}),
@@ -138,7 +143,7 @@ def test_scale_command_changes_a_running_platform(folder: Path) -> None:
 
 def test_registry_started_later_has_a_console_accounts_and_alone_the_master_key(folder: Path) -> None:
     """And a folder from before identities says that its devices must be registered."""
-    with Platform(folder, scale={"writer-logs": 0, "writer-timeseries": 0, "registry": 0}) as platform:
+    with Platform(folder, scale=INGEST_ONLY) as platform:
         assert (platform.state.console_url, platform.state.sign_in_link) == ("", "")
         with psycopg.connect(platform.state.database_url) as connection:
             connection.execute(
@@ -173,7 +178,7 @@ def test_registry_started_later_has_a_console_accounts_and_alone_the_master_key(
 
 
 def test_service_killed_again_and_again_is_ready_within_ten_seconds(folder: Path) -> None:
-    with Platform(folder, scale={"writer-logs": 0, "writer-timeseries": 0, "registry": 0}) as platform:
+    with Platform(folder, scale=INGEST_ONLY) as platform:
         process = platform.state.services["ingest"]
         history = folder / "run" / "ingest.starts"
         for _ in range(4):
