@@ -22,7 +22,7 @@ OUTRIDER = str(Path(sys.executable).with_name("outrider"))
 @pytest.mark.timeout(180)
 async def test_more_slots_and_fewer_while_devices_send(tmp_path: Path, server_folder: Path) -> None:
     record = tmp_path / "expected.jsonl"
-    with Platform(server_folder / "slots") as platform:
+    with Platform(server_folder / "slots", scale={"trips": 0, "lifecycle": 0, "gateway": 0}) as platform:
         platform.wait_ready(60)
         url = platform.state.database_url
 
