@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from outrider.contract import limits, topics
-from outrider.contract.batch import BatchNumber, Header, Shape, Stream, encode_records, encode_samples
+from outrider.contract.batch import NO_SAMPLES, BatchNumber, Header, Shape, Stream, encode_records, encode_samples
 from outrider.runtime.errors import NotStored, Transient
 from outrider.runtime.session import Publisher
 from outrider.runtime.slots import Lease
@@ -86,11 +86,13 @@ class Bus:
         number = self._numbers.get(key, 0) + 1
         batch = BatchNumber(lease.slot, lease.epoch, number)
         stream = items[0][1].stream
-        payload = (
-            encode_samples(batch, [(header, message.samples) for message, header in items])
-            if stream == "telemetry"
-            else encode_records(batch, [(header, message.records) for message, header in items])
-        )
+        seconds = [second for message, _ in items if message.envelope and (second := message.second_header())]
+        if stream == "telemetry":
+            samples = [(header, message.samples) for message, header in items]
+            payload = encode_samples(batch, samples + [(header, NO_SAMPLES) for header in seconds])
+        else:
+            records = [(header, message.records) for message, header in items]
+            payload = encode_records(batch, records + [(header, ()) for header in seconds])
         if len(payload) > CUT_BYTES and len(items) > 1:
             middle = len(items) // 2
             yield from self._batches(lease, topic, items[:middle])

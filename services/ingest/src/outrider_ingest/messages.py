@@ -14,6 +14,8 @@ from outrider.contract.reasons import Reason, Refused
 from outrider.runtime import replay
 from outrider.runtime.mqtt import Delivery
 from outrider.runtime.rejects import Rejection, from_topic
+from outrider_ingest import envelope
+from outrider_ingest.envelope import Envelope
 from outrider_ingest.formats import Decoded, decode_event, decode_log, decode_scalar, decode_telemetry, plain
 from outrider_ingest.times import anchor_candidate, drift_ms, resolve_records, resolve_samples
 
@@ -44,11 +46,13 @@ class Message:
 
     # Defaults stand on the class: most messages change few of them, and making one is in the way of every message.
     replayed = False
+    envelope: Envelope | None = None
+    """Number and time beside the payload."""
     foreign = False
     """It does not come from an enabled device of its tenant; nothing of it is stored."""
     decoded: Decoded | None = None
     number: tuple[int, int] | None = None
-    """(boot, seq) of a plain message, which has nothing else to be decoded."""
+    """(boot, seq) in a plain message's payload, which has nothing else to be decoded."""
     samples: Samples = NO_SAMPLES
     records: Sequence[Record] = ()
     resolved = False
@@ -103,22 +107,54 @@ class Message:
         """What the bus carries of it; None where there is nothing to store, count or acknowledge."""
         decoded, identity = self.decoded, self.identity
         if decoded is None and self.samples:
-            boot, seq = self.number or (None, None)
+            boot, seq = self.number or self._outer_number() or (None, None)
             return Header(identity.tenant, identity.device, identity.stream, boot, seq, self.received_ms)
-        if decoded is None or not (self.samples or self.records or decoded.gone or decoded.seq is not None):
+        if decoded is None:
+            return None
+        boot, seq = decoded.boot, decoded.seq
+        if seq is None and not decoded.gone:
+            boot, seq = self._outer_number() or (None, None)
+        if not (self.samples or self.records or decoded.gone or seq is not None):
             return None
         return Header(
             identity.tenant,
             identity.device,
             identity.stream,
-            decoded.boot if decoded.seq is not None or decoded.gone else None,
-            decoded.seq,
+            boot,
+            seq,
             self.received_ms,
             decoded.now_ms,
-            list(dict.fromkeys(rejection.reason for rejection in self.rejections)) if self.rejections else (),
+            self._reasons(),
             decoded.gone,
             decoded.gone_reason,
         )
+
+    def second_header(self) -> Header | None:
+        """The header without content of a message that has another number beside its payload than in it.
+
+        It is counted and acknowledged under both: whoever made the payload waits for the one, who passed it on for the
+        other. It travels in the batch of the first header.
+        """
+        outer = self._outer_number()
+        if outer is None:
+            return None
+        decoded, identity = self.decoded, self.identity
+        if decoded is None:
+            inner, gone = self.number, False
+        else:
+            inner = (decoded.boot or 0, decoded.seq) if decoded.seq is not None else None
+            gone = bool(decoded.gone)
+        if inner == outer or (inner is None and not gone):
+            return None
+        return Header(
+            identity.tenant, identity.device, identity.stream, *outer, self.received_ms, None, self._reasons()
+        )
+
+    def _outer_number(self) -> tuple[int, int] | None:
+        return self.envelope.number if self.envelope is not None else None
+
+    def _reasons(self) -> Sequence[str]:
+        return list(dict.fromkeys(rejection.reason for rejection in self.rejections)) if self.rejections else ()
 
     def refuse_whole(self, reason: Reason, detail: str, owner: str | None = None) -> None:
         """Refuse everything in it because of who sent it; its number stays, so that it is counted and acknowledged.
@@ -129,7 +165,7 @@ class Message:
         boot, seq = (self.decoded.boot, self.decoded.seq) if self.decoded is not None else (self.number or (None, None))
         gone, gone_reason = (self.decoded.gone, self.decoded.gone_reason) if self.decoded is not None else ([], None)
         self.foreign = self.resolved = True
-        self.decoded = Decoded(boot, seq, gone=gone, gone_reason=gone_reason)
+        self.decoded = Decoded(boot, seq, gone=gone, gone_reason=gone_reason, envelope=self.envelope)
         self.samples, self.records, self.rejections, self.boot_key = NO_SAMPLES, (), [], None
         self.kept = False  # what was kept of it in an earlier try was less
         if self.digest is not None or owner is not None:
@@ -148,6 +184,8 @@ class Message:
         rejection = from_topic(self.delivery.topic, self.delivery.payload, self.received_ms, reason, detail)
         if self.decoded is not None and self.decoded.seq is not None:
             rejection.boot, rejection.seq = self.decoded.boot, self.decoded.seq
+        elif outer := self._outer_number():
+            rejection.boot, rejection.seq = outer
         self.rejections.append(rejection)
 
     def _refuse_unread(self, reason: Reason, detail: str) -> None:
@@ -167,7 +205,10 @@ def read(delivery: Delivery) -> Message:
     """
     message = identify(delivery)
     identity = message.identity
-    if identity.levels == _TELEMETRY and identity.problem is None and not message.replayed:
+    plainly = not message.rejections and not message.replayed
+    if message.envelope is not None and message.envelope.problem is not None:
+        plainly = False
+    if plainly and identity.levels == _TELEMETRY:
         found = plain.read(delivery.payload, delivery.received_ms)
         if found is not None:
             message.number, message.samples = found
@@ -178,8 +219,15 @@ def read(delivery: Delivery) -> Message:
         try:
             message.decoded = _decode(identity.levels, delivery.payload)
         except Refused as refused:
-            message._refuse_unread(refused.reason, refused.detail)
+            if message._outer_number() is None:
+                message._refuse_unread(refused.reason, refused.detail)
+            else:
+                message.decoded = Decoded()
+                message.decoded.refuse(refused.reason, refused.detail)
     if message.decoded is not None:
+        message.decoded.envelope = message.envelope
+        if message.envelope is not None and message.envelope.problem is not None:
+            message.decoded.refuse(Reason.CLOCK_INVALID, message.envelope.problem)
         message.boot_key = _boot_key(identity.tenant, identity.device, message.decoded)
     if message.replayed and message.decoded is not None:
         message.decoded.seq = None  # replays travel unnumbered: the number was acknowledged with the rejection
@@ -198,9 +246,18 @@ def identify(delivery: Delivery) -> Message:
             original = properties.get(replay.RECEIVED_MS, "")
             if original.isdecimal() and len(original) < 20:
                 message.received_ms = min(int(original), delivery.received_ms)
+        else:
+            _read_envelope(message, properties)
     if message.identity.problem is not None:
         message._refuse(Reason.BAD_NAME, message.identity.problem)
     return message
+
+
+def _read_envelope(message: Message, properties: Mapping[str, str]) -> None:
+    try:
+        message.envelope = envelope.read(properties)
+    except Refused as refused:
+        message._refuse_unread(refused.reason, refused.detail)
 
 
 def _identity(topic: str) -> Identity:

@@ -29,13 +29,14 @@ def resolve_samples(
 
     `anchor_ms` is the committed wall time of uptime 0 of `decoded.boot`, None if there is none yet. A real time wins;
     else uptime + anchor; else, unnumbered only, receive time (less the age, where `now_ms` tells it). A real time
-    before 2000 or more than 5 minutes ahead gives way to uptime + anchor where the boot's anchor is known. `server_ms` is
-    the server's clock where that is not the receive time: a replay keeps its receive time and is judged by today's clock.
+    before 2000 or more than 5 minutes ahead gives way to uptime + anchor where the boot's anchor is known. A time beside
+    the payload stands for the receive time, in numbered messages too. `server_ms` is the server's clock where that is
+    not the receive time: a replay keeps its receive time and is judged by today's clock.
     """
     base = _uptime_base(decoded, received_ms, anchor_ms)
     server_ms = received_ms if server_ms is None else server_ms
     latest = min(server_ms + CLOCK_AHEAD_MAX_MS, TIME_MAX_MS)
-    fallback = None if decoded.seq is not None else received_ms
+    fallback = _sent_ms(decoded, received_ms)
     samples: list[Sample] = []
     problems = _Problems(server_ms)
     for metric, ts, up_ms, value in decoded.samples:
@@ -55,7 +56,7 @@ def resolve_records(
     base = _uptime_base(decoded, received_ms, anchor_ms)
     server_ms = received_ms if server_ms is None else server_ms
     latest = min(server_ms + CLOCK_AHEAD_MAX_MS, TIME_MAX_MS)
-    fallback = None if decoded.seq is not None else received_ms
+    fallback = _sent_ms(decoded, received_ms)
     records: list[Record] = []
     problems = _Problems(server_ms)
     for ts, up_ms, label, text, fields in decoded.records:
@@ -75,7 +76,10 @@ def anchor_candidate(decoded: Decoded, received_ms: int) -> int | None:
     """
     if decoded.boot is None or decoded.now_ms is None or not (decoded.samples or decoded.records):
         return None
-    anchor_ms = received_ms - decoded.now_ms
+    sent_ms = received_ms
+    if decoded.envelope is not None and decoded.envelope.ts_ms is not None:
+        sent_ms = min(decoded.envelope.ts_ms, received_ms)
+    anchor_ms = sent_ms - decoded.now_ms
     return anchor_ms if anchor_ms >= TIME_MIN_MS else None
 
 
@@ -96,10 +100,19 @@ def drift_ms(decoded: Decoded, received_ms: int, anchor_ms: int | None) -> int |
     return None
 
 
+def _sent_ms(decoded: Decoded, received_ms: int) -> int | None:
+    """The time of what has none of its own: what stands beside the payload, else receive time, unnumbered only."""
+    if decoded.envelope is not None and decoded.envelope.ts_ms is not None:
+        return decoded.envelope.ts_ms
+    return None if decoded.numbered else received_ms
+
+
 def _uptime_base(decoded: Decoded, received_ms: int, anchor_ms: int | None) -> int | None:
-    """What to add to an uptime. Numbered messages use the committed anchor and nothing else: a resend must not move."""
-    if decoded.seq is None and decoded.now_ms is not None:
-        return received_ms - decoded.now_ms
+    """What to add to an uptime. Numbered messages of a named boot use its committed anchor and nothing else: a resend
+    must not move."""
+    if decoded.now_ms is not None and (decoded.boot is None or not decoded.numbered):
+        sent_ms = _sent_ms(decoded, received_ms)
+        return None if sent_ms is None else sent_ms - decoded.now_ms
     return anchor_ms if decoded.boot is not None else None
 
 

@@ -176,9 +176,18 @@ PARAMETERS = {
 }
 
 
+NUMBERED_CHANNELS = frozenset({"telemetry", "telemetryMetric", "log", "event"})
+"""Whose messages may have a number beside the payload."""
+
+
 def models() -> list[type[BaseModel]]:
-    """Every payload model of the channels, once, by name."""
-    return sorted({model for channel in CHANNELS for model in channel.payloads}, key=lambda model: model.__name__)
+    """Every payload model of the channels and of their user properties, once, by name."""
+    found = {model for channel in CHANNELS for model in channel.payloads} | {payloads.NumberBeside}
+    return sorted(found, key=lambda model: model.__name__)
+
+
+def _with_number_beside() -> set[type[BaseModel]]:
+    return {model for channel in CHANNELS if channel.name in NUMBERED_CHANNELS for model in channel.payloads}
 
 
 def schema_documents() -> dict[str, Any]:
@@ -194,6 +203,7 @@ def asyncapi_document() -> dict[str, Any]:
     _, definitions = models_json_schema(
         [(model, "validation") for model in models()], ref_template="#/components/schemas/{model}"
     )
+    numbered = _with_number_beside()
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     for channel in CHANNELS:
@@ -235,8 +245,10 @@ def asyncapi_document() -> dict[str, Any]:
                     "name": model.__name__,
                     "summary": (model.__doc__ or "").strip().splitlines()[0],
                     "payload": {"$ref": f"#/components/schemas/{model.__name__}"},
+                    **({"headers": {"$ref": "#/components/schemas/NumberBeside"}} if model in numbered else {}),
                 }
                 for model in models()
+                if model is not payloads.NumberBeside
             },
             "schemas": definitions["$defs"],
         },

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
 
+from outrider.contract import envelope
 from outrider.contract.limits import (
     EVENT_TYPE_MAX_CHARS,
     GONE_MAX_RANGES,
@@ -67,6 +68,32 @@ class Numbering(Payload):
     seq: Seq | None = None
     now_ms: UptimeMs | None = None
     """Uptime at sending, ms; only in messages of the running boot. The one field a resend may change."""
+
+
+class NumberBeside(Payload):
+    """MQTT 5 user properties that number a payload from outside, for whoever passes it on unchanged; texts in decimal."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"outrider-boot": "4096", "outrider-seq": "17", "outrider-ts": "1760000000000"}]
+        }
+    )
+    boot: Annotated[str, Field(pattern="^0*[1-9][0-9]{0,15}$", max_length=16)] | None = Field(
+        None,
+        alias=envelope.BOOT,
+        description="Random number of the publisher's boot, 1 to 2^53-1; never without seq.",
+    )
+    seq: Annotated[str, Field(pattern="^0*[1-9][0-9]{0,15}$", max_length=16)] | None = Field(
+        None,
+        alias=envelope.SEQ,
+        description="Counted from 1 per boot, device and stream. A payload with another number of its own is counted and "
+        "acknowledged under both.",
+    )
+    ts: Annotated[str, Field(pattern="^[0-9]{1,16}$")] | None = Field(
+        None,
+        alias=envelope.TS,
+        description="Epoch ms; the time of what carries none, in place of the receive time.",
+    )
 
 
 class Moment(Payload):

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from outrider.contract.batch import Range, Value
 from outrider.contract.limits import NUMBER_MAX
 from outrider.contract.reasons import Reason, Refused
+from outrider_ingest.envelope import Envelope
 from outrider_ingest.formats.timestamps import epoch_ms
 
 RawSample: TypeAlias = tuple[str, int | None, int | None, Value]
@@ -35,8 +36,15 @@ class Decoded:
     refused: list[tuple[Reason, str]] = field(default_factory=list)
     gone: list[Range] = field(default_factory=list)
     gone_reason: str | None = None
+    envelope: Envelope | None = None
+    """What stands beside the payload."""
     refused_more: int = 0
     """Refusals counted but not listed: a message lists 20, and of further ones each reason once."""
+
+    @property
+    def numbered(self) -> bool:
+        """It has a number, in the payload or beside it: it may come again, so its times must not hang on when it comes."""
+        return self.seq is not None or (self.envelope is not None and self.envelope.number is not None)
 
     def refuse(self, reason: Reason, detail: str) -> None:
         """Note a refused part; the rest of the message stays. The detail is clipped to 200 characters."""
