@@ -415,7 +415,10 @@ class Platform:
                 ),
             }
         elif process.service == GATEWAY:
-            environment[accounts.GATEWAY_PORT_VARIABLE] = str(process.gateway_port)
+            environment |= {
+                accounts.GATEWAY_PORT_VARIABLE: str(process.gateway_port),
+                GATEWAY_URL_VARIABLE: state.gateway_url,
+            }
         return environment
 
     def _place(self) -> str:

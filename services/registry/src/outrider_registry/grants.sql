@@ -13,7 +13,8 @@ DECLARE
 BEGIN
     FOREACH view_ IN ARRAY ARRAY['telemetry.tenant_series', 'telemetry.tenant_sample', 'telemetry.tenant_sample_text',
         'telemetry.tenant_latest', 'telemetry.tenant_event', 'telemetry.tenant_sequence', 'telemetry.tenant_seen',
-        'logs.tenant_line', 'logs.tenant_sequence', 'rejected.tenant_message'] LOOP
+        'logs.tenant_line', 'logs.tenant_sequence', 'rejected.tenant_message',
+        'trips.tenant_trip', 'trips.tenant_edit', 'trips.tenant_profile'] LOOP
         IF to_regclass(view_) IS NOT NULL THEN
             EXECUTE format('GRANT USAGE ON SCHEMA %I TO {role}', split_part(view_, '.', 1));
             EXECUTE format('GRANT SELECT ON %s TO {role}', view_);
@@ -25,3 +26,15 @@ BEGIN
 END $$;
 -- Rejected messages it marks and removes, one tenant's at a time.
 GRANT EXECUTE ON FUNCTION rejected.tenant_mark_replayed, rejected.tenant_purge TO {role};
+-- Trips it reads, and changes as operators say, one tenant's at a time, where that service is installed.
+DO $$
+DECLARE
+    function_ text;
+BEGIN
+    FOREACH function_ IN ARRAY ARRAY['trips.tenant_edit_merge', 'trips.tenant_edit_split', 'trips.tenant_edit_undo',
+        'trips.tenant_put_profile', 'trips.tenant_drop_profile'] LOOP
+        IF to_regproc(function_) IS NOT NULL THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {role}', function_);
+        END IF;
+    END LOOP;
+END $$;

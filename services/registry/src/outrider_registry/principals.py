@@ -32,6 +32,7 @@ OPERATE = VIEW | {
     "rejected:write",
     "stop:write",
     "audit:read",
+    "trips:write",
 }
 ADMINISTRATE = OPERATE | {"users:read", "users:write", "tenant:write"}
 PLATFORM = ADMINISTRATE | {"platform:read", "platform:write"}
@@ -50,6 +51,7 @@ SCOPES: dict[str, str] = {
     "charts:read": "see saved charts",
     "charts:write": "save own charts",
     "stop:write": "begin and end an emergency stop",
+    "trips:write": "merge and split trips, change the rules that make them",
     "audit:read": "read and verify the audit",
     "tokens:read": "see own tokens",
     "tokens:write": "make and end own tokens",

@@ -31,6 +31,7 @@ from outrider_registry.api import (
     stop,
     tenants,
     tokens,
+    trips,
     users,
 )
 from outrider_registry.api.authentication import Authentication
@@ -50,6 +51,7 @@ MODULES = (
     metrics,
     data,
     logs,
+    trips,
     rejected,
     sequences,
     charts,

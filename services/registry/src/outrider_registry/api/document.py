@@ -35,6 +35,7 @@ TAGS = {
     "tenants": "Who owns devices.",
     "devices": "The fleet: devices, their metrics, presence and figures.",
     "telemetry": "What devices sent: values, positions, logs, events, sequence numbers; and live.",
+    "trips": "Trips made of what devices sent: merged and split by people, and the rules that make them.",
     "rejected messages": "What was not accepted, with its reason; sent again when the reason is gone.",
     "charts": "Saved charts.",
     "credentials": "Devices' secrets and certificates.",

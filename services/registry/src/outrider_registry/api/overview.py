@@ -36,6 +36,7 @@ class Overview(BaseModel):
     rejected_24h: int = Field(description="Messages rejected in the last 24 hours.")
     gaps: int = Field(description="Streams of which messages are missing.")
     open_commands: int
+    open_trips: int = Field(description="Trips that are under way or paused.")
     stop: CurrentStop | None
 
 

@@ -6,6 +6,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from outrider_registry.store import trips
 from outrider_registry.store.rows import many, one, value
 from outrider_registry.store.views import available
 
@@ -41,7 +42,7 @@ WHERE tenant IN ('*', current_setting('outrider.tenant')) ORDER BY tenant LIMIT 
 
 
 async def overview(connection: psycopg.AsyncConnection) -> dict[str, Any]:
-    """Devices by presence and status, what was rejected in a day, streams with gaps, open commands, the emergency stop."""
+    """Devices by presence and status, what was rejected in a day, streams with gaps, open commands and trips, the stop."""
     figures: dict[str, Any] = (await many(connection, DEVICES))[0]
     figures["open_commands"] = await value(connection, COMMANDS)
     figures["rejected_24h"] = await value(connection, REJECTED)
@@ -49,5 +50,6 @@ async def overview(connection: psycopg.AsyncConnection) -> dict[str, Any]:
     for view, statement in GAPS.items():
         if await available(connection, view):
             figures["gaps"] += await value(connection, statement)
+    figures["open_trips"] = await trips.open_count(connection)
     figures["stop"] = await one(connection, STOP)
     return figures

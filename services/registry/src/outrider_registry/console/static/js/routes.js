@@ -11,6 +11,7 @@ export const ROUTES = [
   { path: "/devices/:id/:tab", load: device, each: true },
   { path: "/import", load: () => import("./pages/import.js") },
   { path: "/map", load: () => import("./pages/map.js") },
+  { path: "/trips", load: () => import("./pages/trips.js") },
   { path: "/charts", load: charts },
   { path: "/charts/:id", load: charts },
   { path: "/claims", load: () => import("./pages/claims.js") },
@@ -32,6 +33,7 @@ export const NAVIGATION = [
   ["Fleet", [
     ["/devices", "Devices", "devices", "devices:read"],
     ["/map", "Map", "map", "telemetry:read"],
+    ["/trips", "Trips", "trips", "telemetry:read"],
     ["/charts", "Charts", "charts", "charts:read"],
     ["/claims", "Enrolment", "claims", "devices:read"],
     ["/configurations", "Configurations", "config", "config:read"],

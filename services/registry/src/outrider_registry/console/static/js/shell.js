@@ -64,7 +64,7 @@ export function Shell({ needsTenant, children }) {
 
 function Navigation({ path }) {
   const counts = useShared(overview);
-  const badges = { "/rejected": counts?.rejected_24h, "/sequences": counts?.gaps, "/claims": counts?.pending, "/commands": counts?.open_commands };
+  const badges = { "/rejected": counts?.rejected_24h, "/sequences": counts?.gaps, "/claims": counts?.pending, "/commands": counts?.open_commands, "/trips": counts?.open_trips };
   return html`
     ${NAVIGATION.map(([title, items]) => {
       const shown = items.filter(([, , , scope]) => can(scope));
@@ -74,7 +74,7 @@ function Navigation({ path }) {
           <ul>${shown.map(([to, name, icon]) => html`
             <li key=${to}><a href=${to} aria-current=${path === to || path.startsWith(`${to}/`) ? "page" : undefined}>
               <${Icon} name=${icon} /><span>${name}</span>
-              ${badges[to] > 0 && html`<span class=${to === "/claims" || to === "/commands" ? "badge" : "badge warn"}>${count(badges[to])}</span>`}
+              ${badges[to] > 0 && html`<span class=${["/claims", "/commands", "/trips"].includes(to) ? "badge" : "badge warn"}>${count(badges[to])}</span>`}
             </a></li>`)}
           </ul>
         </section>`;

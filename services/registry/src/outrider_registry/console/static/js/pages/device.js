@@ -1,4 +1,4 @@
-// One device: live values and position, charts, logs, desired and reported state, commands, credentials, audit.
+// One device: live values and position, trips, charts, logs, desired and reported state, commands, credentials, audit.
 import { get, live, post } from "../api.js";
 import { DeviceDialog } from "../device-form.js";
 import { can } from "../session.js";
@@ -10,9 +10,11 @@ import { Credentials } from "./device/credentials.js";
 import { Live } from "./device/live.js";
 import { Records } from "./device/records.js";
 import { Shadow } from "./device/shadow.js";
+import { Trips } from "./device/trips.js";
 
 const TABS = [
   ["live", "Live", "telemetry:read", Live],
+  ["trips", "Trips", "telemetry:read", Trips],
   ["charts", "Charts", "telemetry:read", Charts],
   ["logs", "Logs and events", "telemetry:read", Records],
   ["shadow", "Desired and reported", "config:read", Shadow],

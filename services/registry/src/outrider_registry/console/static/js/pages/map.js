@@ -1,6 +1,7 @@
 // Where everything is, live. Click a device for what it is, again to open it.
 import { get, live } from "../api.js";
 import { WorldMap } from "../map.js";
+import { OpenTrip } from "../trips.js";
 import {
   Ago, Button, count, Empty, html, Icon, navigate, Page, Presence, Problem, Spinner, Tags, useData, useEffect, useMemo, useQuery, useRef, useState,
 } from "../ui.js";
@@ -108,6 +109,7 @@ function Chosen({ id, entry, onClose }) {
         <p><${Presence} text state=${one.presence?.state} status=${one.status} /> <span class="soft">· <${Ago} time=${one.presence?.seen_at} /></span></p>
         <p class="soft">${[id, one.type, one.tier, one.location].filter(Boolean).join(" · ")}</p>
         <${Tags} tags=${one.tags} />`}
+      <${OpenTrip} device=${id} />
       ${entry && html`<p class="mono faint">${entry[1].toFixed(5)}, ${entry[2].toFixed(5)}</p>`}
       <${Button} kind="primary" onClick=${() => navigate(`/devices/${id}`)}>Open device<//>
     </aside>`;
