@@ -19,6 +19,8 @@ Values: TypeAlias = dict[str, Value]
 PARKED_S = 180
 """Pause between two recorded drives: the car stands with the ignition off."""
 TAPES = ("drives.csv.gz", "rides.csv.gz")
+PARKS_AFTER_S = (40, 80, 120)
+"""The first vehicles are so far from the end of a drive when the simulation begins: whoever looks sees trips end."""
 _WHOLE = ("alt_m", "heading_deg", "sats", "rpm", "throttle_pct")
 _TEXT = ("gear",)
 
@@ -43,6 +45,8 @@ class Tape:
     rows: list[Values]
     length_s: int
     length_km: float
+    drives_s: list[tuple[int, int]]
+    """Begin and end of each drive: from there to the next one the car is parked."""
 
     def at(self, time_s: float) -> Values:
         """The row in force at a time; after the end the tape begins again (only the odometer goes on)."""
@@ -73,7 +77,9 @@ def load_tape(name: str) -> Tape:
             times_s.append(begin_s + int(line["t_s"]))
             rows.append({**row, "ignition": True})
     _park(times_s, rows)
-    return Tape(times_s, rows, times_s[-1] + PARKED_S, float(rows[-1].get("odometer_km", 0.0)))
+    ends_s = [time_s for time_s, row in zip(times_s, rows, strict=True) if not row["ignition"]]
+    drives_s = list(zip([0, *(end_s + PARKED_S for end_s in ends_s[:-1])], ends_s, strict=True))
+    return Tape(times_s, rows, times_s[-1] + PARKED_S, float(rows[-1].get("odometer_km", 0.0)), drives_s)
 
 
 def _row(line: dict[str, str]) -> Values:
@@ -99,6 +105,10 @@ class Vehicle:
         self._random = random
         self._tape = load_tape(TAPES[number % len(TAPES)])
         self._offset_s = random.uniform(0, self._tape.length_s)
+        if number < len(PARKS_AFTER_S):
+            before_s = PARKS_AFTER_S[number]
+            ends_s = [end_s for begin_s, end_s in self._tape.drives_s if end_s - begin_s > 2 * before_s]
+            self._offset_s = min(ends_s, key=lambda end_s: (end_s < self._offset_s, end_s)) - before_s
 
     def values(self, elapsed_s: float) -> Values:
         """Position, speed and engine as recorded."""
