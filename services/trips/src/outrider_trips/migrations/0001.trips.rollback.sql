@@ -1,1 +1,4 @@
+-- A hypertable cannot be dropped together with other objects.
+DROP TABLE trips.position;
+DELETE FROM runtime.partitioned WHERE name = 'trips.position';
 DROP SCHEMA trips CASCADE;

@@ -1,0 +1,1 @@
+DROP VIEW registry.device_types;
