@@ -12,6 +12,7 @@ from outrider.runtime.accounting import Accounting, Key, ledger_id
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
 from outrider.runtime.records import RecordTable
+from outrider.runtime.tombstones import Tombstones, TombstonesChanged
 from outrider.runtime.verdicts import Verdicts, count, judge
 
 
@@ -24,6 +25,7 @@ class LogStore:
         self._accounting = Accounting("logs", group)
         self._lines = RecordTable("logs.line", "level", "log")
         self._ledger: str | None = None
+        self._tombstones = Tombstones()
 
     async def store(self, batches: Sequence[tuple[str, RecordBatch]]) -> tuple[str, Verdicts, int]:
         """Commit lines and accounting; returns the ledger's id, the verdicts to acknowledge and the lines stored.
@@ -32,10 +34,23 @@ class LogStore:
         """
         headers: list[Header] = [header for _, batch in batches for header in batch.headers]
         records: list[list[Record]] = [r for _, batch in batches for r in batch.records]
+        while True:
+            kept, lines, erased = self._tombstones.sort(headers, records)
+            try:
+                ledger, verdicts, stored = await self._store(batches, kept, lines)
+            except TombstonesChanged:
+                continue
+            verdicts.erased = erased
+            return ledger, verdicts, stored
+
+    async def _store(
+        self, batches: Sequence[tuple[str, RecordBatch]], headers: list[Header], records: list[list[Record]]
+    ) -> tuple[str, Verdicts, int]:
         await self._lines.prepare(self._database, records)
         try:
             async with self._database.transaction() as connection:
                 self._ledger = await ledger_id(connection)
+                await self._tombstones.check(connection, await self._tombstones.ask(connection), headers)
                 verdicts = await judge(connection, self._accounting, headers)
                 stored = await self._lines.store(connection, verdicts, records)
                 await self._accounting.count(connection, count(verdicts))

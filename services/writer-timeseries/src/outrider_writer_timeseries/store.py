@@ -22,6 +22,7 @@ from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
 from outrider.runtime.records import RecordTable
 from outrider.runtime.rejects import Rejection
+from outrider.runtime.tombstones import Tombstones, TombstonesChanged
 from outrider.runtime.verdicts import Verdicts, count, judge
 from outrider_writer_timeseries import samples
 from outrider_writer_timeseries.samples import Column
@@ -42,6 +43,21 @@ class Work:
     def numbers(self) -> list[tuple[str, BatchNumber]]:
         """(topic, batch number) of each batch."""
         return [(topic, b.number) for topic, b in self.samples] + [(topic, b.number) for topic, b in self.events]
+
+    def without(self, tombstones: Tombstones) -> tuple[Work, list[Header]]:
+        """The same without what is of erased devices, and the headers of that."""
+        if not tombstones.devices:
+            return self, []
+        work, erased = Work(), []
+        for topic, samples_ in self.samples:
+            headers, content, gone = tombstones.sort(samples_.headers, samples_.samples)
+            work.samples.append((topic, SampleBatch(samples_.number, headers, content)))
+            erased += gone
+        for topic, events in self.events:
+            headers, records, gone = tombstones.sort(events.headers, events.records)
+            work.events.append((topic, RecordBatch(events.number, headers, records)))
+            erased += gone
+        return work, erased
 
 
 @dataclass(slots=True)
@@ -107,12 +123,24 @@ class Ledger:
         self._events = RecordTable("telemetry.event", "type", "event")
         self._days: dict[str, set[int]] = {table: set() for table in samples.TYPES}
         self._ledger: str | None = None
+        self._tombstones = Tombstones()
 
     async def store(self, work: Work) -> Stored:
         """Commit samples, events, accounting, conflicts and batch numbers in one transaction.
 
         Raises Transient when nothing was stored (or when the commit's reply was lost: storing again changes nothing).
         """
+        while True:
+            kept, erased = work.without(self._tombstones)
+            try:
+                stored = await self._store(kept)
+            except TombstonesChanged:
+                self._series.forget()  # an id that is free again gets new series
+                continue
+            stored.verdicts[0].erased = erased
+            return stored
+
+    async def _store(self, work: Work) -> Stored:
         ledger_before = self._ledger  # by which the ids below hold; another slot's transaction may change it meanwhile
         gathered = _gather([batch for _, batch in work.samples])
         ids = await self._series.of(list(zip(gathered.headers, gathered.shapes, strict=True)))
@@ -142,8 +170,10 @@ class Ledger:
         async with self._database.transaction() as connection:
             async with connection.pipeline():  # what needs no answer in between goes in one round trip
                 id_cursor = await connection.execute(LEDGER_ID)
+                erased = await self._tombstones.ask(connection)
                 sample_verdicts = await judge(connection, self._accounting, gathered.headers)
             (ledger,) = await id_cursor.fetchone() or ("",)
+            await self._tombstones.check(connection, erased, gathered.headers, event_headers)
             same = ledger_before in (None, ledger)
             if same:
                 stored = await self._store_samples(connection, gathered, ids, sample_verdicts, straight)

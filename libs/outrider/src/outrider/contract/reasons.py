@@ -25,6 +25,7 @@ class Reason(StrEnum):
     TOO_MANY_GAPS = "too_many_gaps"
     UNKNOWN_DEVICE = "unknown_device"
     DISABLED_DEVICE = "disabled_device"
+    ERASED = "erased"
     DECOMPRESS_FAILED = "decompress_failed"
     UNPROCESSABLE = "unprocessable"
 
@@ -47,6 +48,7 @@ EXPLANATION: dict[Reason, str] = {
     Reason.TOO_MANY_GAPS: "The device left more than 1,024 gaps in its sequence numbers of this boot.",
     Reason.UNKNOWN_DEVICE: "No such device is registered.",
     Reason.DISABLED_DEVICE: "The device is disabled in the registry.",
+    Reason.ERASED: "The device was erased; nothing of it is stored or kept any more, this message neither.",
     Reason.DECOMPRESS_FAILED: "The compressed payload is damaged, truncated or uses an unknown dictionary.",
     Reason.UNPROCESSABLE: "A service failed on this message again and again; its log has the traceback. Report it.",
 }

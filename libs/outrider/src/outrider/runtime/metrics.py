@@ -18,6 +18,7 @@ CONSUMED = Counter(
 BATCH_SECONDS = Histogram("outrider_batch_seconds", "Time to handle one batch", ["group"], buckets=SECONDS)
 RETRIES = Counter("outrider_retries", "Batches tried again after a transient failure", ["group"])
 REJECTED = Counter("outrider_rejected_messages", "Messages or parts of them refused and kept, by reason", ["reason"])
+ERASED = Counter("outrider_erased_messages", "Messages of erased devices, dropped without a trace", ["stream"])
 SEQUENCE = Counter(
     "outrider_sequence_messages", "Numbered messages accounted for, by what became of them", ["stream", "outcome"]
 )

@@ -29,6 +29,8 @@ class Verdicts:
     full: set[int] = field(default_factory=set)
     refused: dict[int, Reason] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
+    erased: list[Header] = field(default_factory=list)
+    """Messages of erased devices, none of `headers`: they are acknowledged as rejected, and nothing of them is kept."""
     numbered: dict[Key, dict[int, int]] = field(default_factory=dict, init=False)
     """Per key the message of each number; one that comes twice in the batch is stale the second time."""
     marked: list[int] = field(default_factory=list, init=False)
@@ -105,5 +107,12 @@ def acknowledge(verdicts: Verdicts, acks: Acknowledger, ledger: str) -> None:
         if i in verdicts.stale or i in refused:
             outcomes[header.stream, str(refused.get(i, "duplicate"))] += 1
             outcomes[header.stream, "stored"] -= verdicts.numbered[key][header.seq] == i
+    for header in verdicts.erased:
+        metrics.ERASED.labels(header.stream).inc()
+        if header.gone:
+            acks.gone(key_of(header), header.gone, ledger)
+        if header.seq is not None:
+            acks.stored(key_of(header), [header.seq], ledger)
+            acks.rejected(key_of(header), header.seq, str(Reason.ERASED))
     for (stream, outcome), number in outcomes.items():
         metrics.SEQUENCE.labels(stream, outcome).inc(number)

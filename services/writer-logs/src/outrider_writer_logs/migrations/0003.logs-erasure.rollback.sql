@@ -1,0 +1,1 @@
+DROP FUNCTION logs.erase_device;

@@ -1,0 +1,1 @@
+DROP FUNCTION telemetry.erase_device;
