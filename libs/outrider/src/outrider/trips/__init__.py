@@ -1,0 +1,20 @@
+"""Trips as a pure function of a set of samples: no clock, no I/O, no order of arrival. See docs/architecture/trips.md."""
+
+from outrider.trips.codec import from_json, to_json
+from outrider.trips.model import Evidence, Gap, Sample, Segmentation, State, Stop, Trip, TripState
+from outrider.trips.rules import CLOCK_FLOOR_MS, Rules
+
+__all__ = [
+    "CLOCK_FLOOR_MS",
+    "Evidence",
+    "Gap",
+    "Rules",
+    "Sample",
+    "Segmentation",
+    "State",
+    "Stop",
+    "Trip",
+    "TripState",
+    "from_json",
+    "to_json",
+]
