@@ -28,6 +28,7 @@ ALIVE_S = 5.0
 DEAF_MAX_S = 60.0
 """So long what is known holds while changes cannot be heard: mostly the database is away, and then nothing changes."""
 OWNERS = "SELECT device, tenant, enabled FROM registry.directory WHERE device = ANY (%s)"
+ERASED = "SELECT runtime.erased(%s)"
 # A view of the administrator's; where that is no superuser, forced row-level security hides all rows from it, too.
 WHOLE_PLATFORM = "SELECT set_config('outrider.tenant', '*', true)"
 
@@ -44,6 +45,8 @@ class Directory:
         self._disabled: dict[str, str] = {}
         self._unknown: dict[str, float] = {}
         """Until when (by the clock) nobody asks again."""
+        self._erased: set[str] = set()
+        """Those of the unknown that were erased, when somebody asked last."""
         self._changes = 0
         """What was read before a change was told may be from before the change."""
         self.problem: str | None = "has not heard from the registry yet"
@@ -63,7 +66,10 @@ class Directory:
         for message in messages:
             tenant = message.identity.tenant
             owner, enabled = found.get(message.identity.device, (None, False))
-            if owner is None:
+            if owner is None and message.identity.device in self._erased:
+                # `rejected.keep` counts it and keeps nothing; a number is acknowledged by the writer, which keeps nothing either.
+                message.refuse_whole(Reason.ERASED, "the device was erased")
+            elif owner is None:
                 message.refuse_whole(Reason.UNKNOWN_DEVICE, "no such device is registered")
             elif owner != tenant:
                 detail = f"sent to the topics of tenant {tenant}; the device is of tenant {owner}"
@@ -86,6 +92,10 @@ class Directory:
             async with self._database.transaction() as connection:
                 await connection.execute(WHOLE_PLATFORM)
                 rows = await (await connection.execute(OWNERS, (asked,))).fetchall()
+                unknown = sorted(set(asked) - {row[0] for row in rows})
+                erased = await (await connection.execute(ERASED, (unknown,))).fetchall() if unknown else []
+            self._erased.difference_update(asked)
+            self._erased.update(device for (device,) in erased)
             answers = {device: (tenant, enabled) for device, tenant, enabled in rows}
             found |= answers
             if self._changes == before and self.problem is None:
@@ -95,6 +105,7 @@ class Directory:
     def _remember(self, asked: Sequence[str], answers: dict[str, tuple[str, bool]]) -> None:
         if len(self._unknown) > UNKNOWN_MAX_DEVICES:
             self._unknown.clear()
+            self._erased.clear()
         for device in asked:
             tenant, enabled = answers.get(device, (None, False))
             if tenant is None:

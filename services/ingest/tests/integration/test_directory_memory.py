@@ -164,3 +164,14 @@ async def test_without_the_registry_nothing_is_taken(database: Database, pool: C
     database.rows("DROP VIEW registry.directory")
     with pytest.raises(Transient, match="outrider migrate"):
         await outcome(directory, "van-1")
+
+
+async def test_an_erased_device_is_erased_until_its_id_is_free_again(directory: Directory, database: Database) -> None:
+    assert await outcome(directory, "late-1") == "unknown_device"
+    database.rows("INSERT INTO runtime.tombstone (device, tenant) VALUES ('late-1', 'demo')")
+    directory.tell("device:late-1")
+    assert await outcome(directory, "late-1") == "erased"
+    assert await outcome(directory, "late-1") == "erased"
+    database.rows("DELETE FROM runtime.tombstone")
+    directory.tell("device:late-1")
+    assert await outcome(directory, "late-1") == "unknown_device"
