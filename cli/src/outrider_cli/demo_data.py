@@ -33,6 +33,37 @@ FROM telemetry.latest
 WHERE device = ANY (%s) AND metric IN ('speed_kmh', 'lat', 'lon') AND kind = 'number'
 GROUP BY device ORDER BY device
 """
+HAS_TRIPS = "SELECT to_regclass('trips.tenant_trip') IS NOT NULL"
+SEE_ALL = "SELECT set_config('outrider.tenant', '*', false)"
+TRIPS = """
+SELECT count(*) FILTER (WHERE state = 'driving'), count(*) FILTER (WHERE state = 'paused'),
+       count(*) FILTER (WHERE state = 'final' AND NOT micro),
+       coalesce(sum((detail->>'distance_km')::float8) FILTER (WHERE NOT micro), 0)
+FROM trips.tenant_trip WHERE end_at >= date_trunc('day', now())
+"""
+LAST_TRIPS = """
+SELECT DISTINCT ON (device) device, state, coalesce((detail->>'distance_km')::float8, 0), end_at
+FROM trips.tenant_trip WHERE device = ANY (%s) AND end_at > now() - interval '1 day' ORDER BY device, start_at DESC
+"""
+
+
+@dataclass(frozen=True)
+class Trip:
+    """The newest trip of a vehicle."""
+
+    state: str
+    km: float
+    ended: datetime
+
+
+@dataclass(frozen=True)
+class Trips:
+    """Today's trips of the whole fleet."""
+
+    driving: int
+    paused: int
+    final: int
+    km: float
 
 
 @dataclass(frozen=True)
@@ -58,6 +89,9 @@ class Picture:
     depth: int = 0
     ready: dict[str, bool] = field(default_factory=dict)
     vehicles: list[Vehicle] = field(default_factory=list)
+    trips: Trips | None = None
+    """None: no service of trips ever ran here."""
+    last_trips: dict[str, Trip] = field(default_factory=dict)
     database_problem: str = ""
 
 
@@ -144,7 +178,12 @@ class Watch:
     def _ask_database(self) -> None:
         if self._connection is None:
             self._connection = psycopg.connect(self._state.database_url, autocommit=True, connect_timeout=2)
+            self._connection.execute(SEE_ALL)
         ask = self._connection.execute
         self.picture.rejected = int((ask(REJECTED).fetchone() or (0,))[0])
         self.picture.depth = int((ask(DEPTH).fetchone() or (0,))[0])
         self.picture.vehicles = [Vehicle(*row) for row in ask(VEHICLES, (self._vehicles,)).fetchall()]
+        if (ask(HAS_TRIPS).fetchone() or (False,))[0]:
+            self.picture.trips = Trips(*(ask(TRIPS).fetchone() or (0, 0, 0, 0.0)))
+            rows = ask(LAST_TRIPS, (self._vehicles,)).fetchall()
+            self.picture.last_trips = {device: Trip(state, km, ended) for device, state, km, ended in rows}

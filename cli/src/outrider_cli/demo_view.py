@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from outrider_cli.demo_data import Picture
+from outrider_cli.demo_data import Picture, Trip, Trips
 
 
 def one_line(picture: Picture) -> str:
@@ -21,12 +21,18 @@ def one_line(picture: Picture) -> str:
         f"devices {sim.get('connected', 0)}/{sim.get('devices', 0)} · {picture.messages_per_s:.0f} msg/s · "
         f"{picture.stored_per_s:.0f} samples/s stored · publish→ack p50 {_ms(sim.get('p50_ms'))} "
         f"p99 {_ms(sim.get('p99_ms'))} · ledger lag {_ms(picture.ledger_lag_ms)} · depth {picture.depth} · "
-        f"rejected {picture.rejected} · unacked {sim.get('unacked', 0)} · {ready}"
+        f"rejected {picture.rejected} · unacked {sim.get('unacked', 0)} · {_trips(picture.trips)}{ready}"
         + (f" · database: {picture.database_problem}" if picture.database_problem else "")
     )
 
 
-NUMBERS_LINES = 11
+def _trips(trips: Trips | None) -> str:
+    if trips is None:
+        return ""
+    return f"trips {trips.driving} driving {trips.paused} paused {trips.final} final today {trips.km:.1f} km · "
+
+
+NUMBERS_LINES = 14
 FRAME_LINES = 3
 LEAST_VEHICLES = 2
 
@@ -62,6 +68,12 @@ def _numbers(picture: Picture) -> Panel:
         ("rejected", f"{picture.rejected:,}" if not picture.rejected else f"[yellow]{picture.rejected:,}[/]"),
         ("unacked", f"{unacked:,}"),
     ]
+    if trips := picture.trips:
+        rows += [
+            ("trips under way", f"[bold green]{trips.driving:,}[/], {trips.paused:,} paused"),
+            ("trips today", f"{trips.final:,} final"),
+            ("driven today", f"{trips.km:,.1f} km"),
+        ]
     for name, value in rows:
         grid.add_row(name, value)
     return Panel(grid, title="fleet", title_align="left")
@@ -79,7 +91,7 @@ def _services(picture: Picture) -> Panel:
 
 
 def _vehicles(picture: Picture, rows: int) -> Panel:
-    table = Table("device", "speed", "position", "last seen", box=None, pad_edge=False)
+    table = Table("device", "speed", "trip", "position", "last seen", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     now = datetime.now(UTC)
     for vehicle in picture.vehicles[:rows]:
@@ -87,8 +99,24 @@ def _vehicles(picture: Picture, rows: int) -> Panel:
         bar = "▪" * int((vehicle.speed_kmh or 0) / 10)
         position = "–" if vehicle.lat is None or vehicle.lon is None else f"{vehicle.lat:9.5f} {vehicle.lon:10.5f}"
         age_s = max(0.0, (now - vehicle.seen).total_seconds())
-        table.add_row(vehicle.device, f"{speed} [cyan]{bar:<12}[/]", position, f"{age_s:.1f} s ago")
+        table.add_row(
+            vehicle.device,
+            f"{speed} [cyan]{bar:<12}[/]",
+            _trip(picture, vehicle.device),
+            position,
+            f"{age_s:.1f} s ago",
+        )
     return Panel(table, title="vehicles, as stored", title_align="left")
+
+
+COLOURS = {"driving": "green", "paused": "yellow", "final": "dim"}
+
+
+def _trip(picture: Picture, device: str) -> str:
+    trip: Trip | None = picture.last_trips.get(device)
+    if trip is None:
+        return "–"
+    return f"[{COLOURS.get(trip.state, 'dim')}]{trip.state:<7}[/] {trip.km:6.2f} km"
 
 
 def _ms(value: float | None) -> str:

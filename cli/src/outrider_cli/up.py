@@ -257,6 +257,7 @@ def summary(state: State) -> str:
         (f"{outrider} device enrol{option}", "a claim for a new device, and what to type on it"),
         (f"{outrider} device create{option} hand-1", "one by hand: its password, and how to send with it"),
         (f"{outrider} query{option} hand-1", "what is stored of it"),
+        (f"{outrider} trips list{option}", "what devices drove, and drive now"),
         (f"{outrider} doctor{option}", "is all as it must be?"),
     ]
     lines = [f"[bold green]Outrider runs[/] ({escape(versions)})"]
