@@ -68,8 +68,8 @@ def test_a_failing_migration_leaves_nothing_and_names_itself(
     migrate.migrate_all(empty)
     folder = tmp_path / "0001.broken.sql"  # type: ignore[operator]
     folder.write_text("CREATE TABLE runtime.half (a integer);\nSELECT nonsense;\n")
-    with pytest.raises(migrate.MigrationFailed, match=r"broken_package: .*nonsense"):
-        migrate._apply(empty, "broken_package", tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(migrate.MigrationFailed, match=r"broken_package: 0001.broken: .*nonsense"):
+        migrate._apply(empty, {str(tmp_path): "broken_package"})
     with psycopg.connect(empty) as connection:
         assert connection.execute("SELECT to_regclass('runtime.half')").fetchone() == (None,)
 

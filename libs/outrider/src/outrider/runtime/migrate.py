@@ -2,7 +2,8 @@
 
 A service's package has a folder `migrations/` of `NNNN.name.sql` files (run once, in order, by yoyo;
 the part after the number is unique over all services) and a `grants.sql`
-that runs after them every time, with `{role}` replaced by the service's role.
+that runs after them every time, with `{role}` replaced by the service's role. A migration that needs another
+package's begins with `-- depends: 0001.telemetry`.
 """
 
 from __future__ import annotations
@@ -45,12 +46,10 @@ def migrate_all(admin_url: str, services: dict[str, str] | None = None) -> list[
     Safe to run from several places at once: an advisory lock lets one through at a time.
     """
     services = packages() if services is None else services
-    applied: list[str] = []
     with _locked(admin_url) as connection:
         _create_timescale(connection)
-        for package in _with_migrations(services):
-            with _folder(package) as folder:
-                applied += _apply(admin_url, package, folder)
+        with _folders(services) as folders:
+            applied = _apply(admin_url, folders)
         for service, package in services.items():
             _grant(connection, role_of(service), package)
     return applied
@@ -59,11 +58,8 @@ def migrate_all(admin_url: str, services: dict[str, str] | None = None) -> list[
 def pending(admin_url: str, services: dict[str, str] | None = None) -> list[str]:
     """Names of migrations not yet applied (empty when the database is up to date)."""
     services = packages() if services is None else services
-    missing: list[str] = []
-    for package in _with_migrations(services):
-        with _folder(package) as folder, _backend(admin_url) as (backend, read):
-            missing += [f"{package}: {migration.id}" for migration in backend.to_apply(read(str(folder)))]
-    return missing
+    with _folders(services) as folders, _backend(admin_url) as (backend, read):
+        return [_named(migration, folders) for migration in backend.to_apply(read(*folders))]
 
 
 def ensure_roles(admin_url: str, passwords: dict[str, str]) -> dict[str, str]:
@@ -95,14 +91,16 @@ def _locked(admin_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def _with_migrations(services: dict[str, str]) -> list[str]:
-    return [package for package in (BASE, *services.values()) if (files(package) / "migrations").is_dir()]
-
-
 @contextlib.contextmanager
-def _folder(package: str) -> Iterator[Path]:
-    with as_file(files(package) / "migrations") as folder:
-        yield folder
+def _folders(services: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Folder with migrations → its package, the shared ones first."""
+    with contextlib.ExitStack() as stack:
+        packages = [package for package in (BASE, *services.values()) if (files(package) / "migrations").is_dir()]
+        yield {str(stack.enter_context(as_file(files(package) / "migrations"))): package for package in packages}
+
+
+def _named(migration: Any, folders: dict[str, str]) -> str:
+    return f"{folders[str(Path(migration.path).parent)]}: {migration.id}"
 
 
 @contextlib.contextmanager
@@ -119,15 +117,18 @@ def _backend(admin_url: str) -> Iterator[tuple[Any, Any]]:
             backend.connection.close()
 
 
-def _apply(admin_url: str, package: str, folder: Path) -> list[str]:
+def _apply(admin_url: str, folders: dict[str, str]) -> list[str]:
+    applied: list[str] = []
     with _backend(admin_url) as (backend, read), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        todo = backend.to_apply(read(str(folder)))
-        try:
-            backend.apply_migrations(todo)
-        except Exception as error:
-            raise MigrationFailed(f"{package}: {error}") from error
-        return [f"{package}: {migration.id}" for migration in todo]
+        for migration in backend.to_apply(read(*folders)):
+            name = _named(migration, folders)
+            try:
+                backend.apply_one(migration)
+            except Exception as error:
+                raise MigrationFailed(f"{name}: {error}") from error
+            applied.append(name)
+    return applied
 
 
 def _grant(connection: psycopg.Connection, role: str, package: str) -> None:
