@@ -87,6 +87,10 @@ class Consumer:
             return f"not connected to the broker: {', '.join(away)}"
         return next((f"slot {slot} retries: {why}" for slot, why in list(self._retrying.items())), None)
 
+    def idle(self) -> list[int]:
+        """Slots whose session is up and has nothing in hand: what the broker gave so far is settled."""
+        return [slot for slot, session in self._sessions.items() if session.connected and session.in_hand[0] == 0]
+
     def observe(self) -> None:
         """Refresh the gauges of what is in hand."""
         in_hand = [session.in_hand for session in self._sessions.values()]

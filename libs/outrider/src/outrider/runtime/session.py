@@ -214,6 +214,8 @@ class Publisher:
         self._client_id = client_id
         self._connection: Connection | None = None
         self._ready = asyncio.Event()
+        self.connections = 0
+        """How often it connected: a broker that came back may have lost what was retained."""
 
     @property
     def connected(self) -> bool:
@@ -229,6 +231,7 @@ class Publisher:
                     self._url, self._client_id, lambda _: None, clean_start=True, session_expiry_s=0, receive_maximum=10
                 )
                 self._ready.set()
+                self.connections += 1
                 backoff.reset()
                 await self._connection.closed.wait()
                 raise self._connection.reason
