@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from outrider_cli import demo, doctor, migrate, query, rejected, slots, tail, up
+from outrider_cli import demo, doctor, migrate, query, rejected, slots, tail, trips, up
 from outrider_cli.registry import audit, commands, configuration, devices, enrolment, keys, people
 from outrider_cli.sim import command as sim_command
 
@@ -24,6 +24,7 @@ rejected.register(app)
 doctor.register(app)
 migrate.register(app)
 slots.register(app)
+app.add_typer(trips.app, name="trips")
 app.add_typer(devices.app, name="device")
 app.add_typer(enrolment.app, name="claim")
 app.add_typer(configuration.configurations, name="config")

@@ -19,7 +19,7 @@ Values: TypeAlias = dict[str, Value]
 PARKED_S = 180
 """Pause between two recorded drives: the car stands with the ignition off."""
 TAPES = ("drives.csv.gz", "rides.csv.gz")
-PARKS_AFTER_S = (40, 80, 120)
+PARKS_AFTER_S = (45, 70, 100)
 """The first vehicles are so far from the end of a drive when the simulation begins: whoever looks sees trips end."""
 _WHOLE = ("alt_m", "heading_deg", "sats", "rpm", "throttle_pct")
 _TEXT = ("gear",)

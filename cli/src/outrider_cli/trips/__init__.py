@@ -17,13 +17,13 @@ Examples:
 
   outrider trips list --state open
 
-  outrider trips show vehicle-0001                 its newest trip, with a sketch of the track
+  outrider trips show vehicle-0001             its newest trip, sketched
 
   outrider trips show ID --gpx -o trip.gpx
 
   outrider trips merge ID ID
 
-  outrider trips profile set resume_window_s=600
+  outrider trips profile set still_resume_s=600
 """,
 )
 command(app, "list")(look.list_)
@@ -31,4 +31,5 @@ command(app, "show")(look.show_)
 command(app)(edits.merge)
 command(app)(edits.split)
 command(app)(edits.undo)
+command(app)(edits.again)
 app.add_typer(rules.app, name="profile")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +38,18 @@ def undo(
     """Take a merge or split back: the trips are what the data say again."""
     api.delete(f"/trip-edits/{edit_id}")
     typer.echo("Taken back.")
+
+
+def again(
+    api: Api,
+    device: Annotated[str, typer.Argument(metavar="DEVICE")],
+    since: Annotated[str, typer.Option(help="From then on: 2h, 7d ago, or an ISO 8601 time.")] = "7d",
+) -> None:
+    """Make a device's trips again, after its rules have changed; what people merged and split stays so."""
+    moment = since_option(since)
+    assert moment is not None
+    api.post("/trips/again", {"device": device, "from": moment.isoformat(), "to": datetime.now(UTC).isoformat()})
+    typer.echo("Its trips are made again within a moment.")
 
 
 def _say(api: Api, edit: dict[str, Any]) -> None:

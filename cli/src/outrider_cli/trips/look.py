@@ -147,7 +147,9 @@ def _print(api: Api, trip: Mapping[str, Any]) -> None:
         table = Table("", "from", "to", "length", "", box=None, pad_edge=False, title="Within it", title_justify="left")
         for kind, one in moments:
             seconds = (one["end_ms"] - one["start_ms"]) / 1000
-            table.add_row(kind, _clock(one["start_ms"]), _clock(one["end_ms"]), length(seconds), escape(_said(one)))
+            table.add_row(
+                kind, _clock(one["start_ms"]), _clock(one["end_ms"]), length(seconds), escape(_said(kind, one))
+            )
         console.print()
         console.print(table)
     edits = [one for one in api.get("/trip-edits", device=trip["device"])["items"] if not one["undone_at"]]
@@ -214,6 +216,7 @@ def _facts(trip: Mapping[str, Any]) -> list[tuple[str, str]]:
             if more.get(f"{key}_start_pct") is not None and more.get(f"{key}_end_pct") is not None
         ),
         ("recognised by", f"{_words(trip['evidence'])}  {percent(trip['confidence'])} sure"),
+        ("not believed", ", ".join(map(_words, more.get("distrusted") or ()))),
         ("left out", "  ".join(f"{count} {_words(name)}" for name, count in filtered.items())),
     ]
 
@@ -230,11 +233,13 @@ def _clock(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000).astimezone().strftime("%H:%M:%S")
 
 
-def _said(one: Mapping[str, Any]) -> str:
-    parts = [
-        {True: "moved meanwhile", False: "did not move"}.get(one.get("moved")),  # type: ignore[arg-type]
-        f"{number(one['distance_km'], 2)} km" if one.get("moved") and one.get("distance_km") is not None else None,
-        f"{percent(one['confidence'])} sure" if one.get("confidence") is not None else None,
-        _words(one.get("reason")),
-    ]
-    return "  ".join(part for part in parts if part)
+def _said(kind: str, one: Mapping[str, Any]) -> str:
+    if kind == "stop":
+        engine = {True: "engine running", False: "engine off", None: ""}[one["engine"]]
+        return "  ".join(filter(None, (engine, "silent" if one["silent"] else "")))
+    moved = {
+        True: f"moved on, {one['distance_km']:.2f} km straight",
+        False: "did not move",
+        None: "no positions around it",
+    }
+    return f"{moved[one['moved']]}  {percent(one['confidence'])} sure that the trip went on"

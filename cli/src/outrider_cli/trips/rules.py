@@ -21,9 +21,9 @@ Examples:
 
   outrider trips profile show
 
-  outrider trips profile set resume_window_s=600
+  outrider trips profile set still_resume_s=600
 
-  outrider trips profile set --type truck idle_timeout_s=900
+  outrider trips profile set --type truck engine_resume_s=600
 
   outrider trips profile reset --type truck
 """,
@@ -57,7 +57,7 @@ def set_(
     type_: TypeOption = "*",
 ) -> None:
     """Change some rules of a profile; the others stay. Trips that begin or change from now on follow them."""
-    before = next(
+    before: dict[str, Any] = next(
         (one["rules"] for one in api.get("/trip-rules")["items"] if one["type"] == type_ and not one["platform"]), {}
     )
     rules = {key: value for key, value in {**before, **parse_values(pairs)}.items() if value is not None}

@@ -32,7 +32,7 @@ DECLARE
     function_ text;
 BEGIN
     FOREACH function_ IN ARRAY ARRAY['trips.tenant_edit_merge', 'trips.tenant_edit_split', 'trips.tenant_edit_undo',
-        'trips.tenant_put_profile', 'trips.tenant_drop_profile'] LOOP
+        'trips.tenant_put_profile', 'trips.tenant_drop_profile', 'trips.tenant_resegment'] LOOP
         IF to_regproc(function_) IS NOT NULL THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {role}', function_);
         END IF;

@@ -15,6 +15,7 @@ VIEW = frozenset(
     {
         "devices:read",
         "telemetry:read",
+        "trips:read",
         "config:read",
         "commands:read",
         "rejected:read",
@@ -26,6 +27,7 @@ VIEW = frozenset(
 )
 OPERATE = VIEW | {
     "devices:write",
+    "telemetry:write",
     "credentials:write",
     "config:write",
     "commands:write",
@@ -41,6 +43,8 @@ SCOPES: dict[str, str] = {
     "devices:read": "see devices, their credentials' dates and claims",
     "devices:write": "register, change, disable and delete devices; the metric catalogue",
     "telemetry:read": "see values, positions, logs and events",
+    "telemetry:write": "send telemetry, logs and events for devices, over HTTP",
+    "trips:read": "see trips",
     "credentials:write": "issue, rotate and revoke secrets and certificates; open and decide claims",
     "config:read": "see configurations and desired state",
     "config:write": "change them",

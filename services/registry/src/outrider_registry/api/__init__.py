@@ -31,6 +31,7 @@ from outrider_registry.api import (
     stop,
     tenants,
     tokens,
+    trip_rules,
     trips,
     users,
 )
@@ -52,6 +53,7 @@ MODULES = (
     data,
     logs,
     trips,
+    trip_rules,
     rejected,
     sequences,
     charts,

@@ -12,10 +12,11 @@ from psycopg import errors as pg
 from pydantic import BaseModel, Field
 
 from outrider_registry.api.deps import PageDep, RegistryDep, audited, encode_cursor, needs, tenant_transaction
-from outrider_registry.api.fields import AskedTime, Body, Items, Name, Time
+from outrider_registry.api.devices import missing
+from outrider_registry.api.fields import AskedTime, Body, Items, Name, Time, iso
 from outrider_registry.errors import Conflict, Invalid, NotFound
 from outrider_registry.principals import Principal
-from outrider_registry.store import positions, trips
+from outrider_registry.store import devices, positions, trips
 from outrider_registry.store.rows import Row
 from outrider_registry.store.trips import Filter
 
@@ -42,6 +43,7 @@ class Trip(BaseModel):
     rev: int = Field(description="1 when it was first final; one more whenever late data or an edit changed it.")
     state: State
     micro: bool = Field(description="Too short to count: kept, and left out where people look at trips.")
+    edited: bool = Field(description="Merged or split by somebody.")
     start_at: Time
     end_at: Time
     start: Place
@@ -50,7 +52,7 @@ class Trip(BaseModel):
     distance_uncertainty_km: float | None = None
     duration_s: float | None = None
     moving_s: float | None = None
-    idle_s: float | None = Field(None, description="Standing with the engine on.")
+    idle_s: float | None = Field(None, description="Standing, shorter than a stop each time.")
     stop_s: float | None = Field(None, description="In stops between.")
     avg_speed_kmh: float | None = None
     max_speed_kmh: float | None = None
@@ -71,8 +73,10 @@ class TripDetail(Trip):
     """A trip with its track, gaps, stops, and whatever else is known."""
 
     track: str = Field(description="Encoded polyline (precision 5), simplified.")
-    gap_list: list[dict[str, Any]] = Field(description="Each silence: from, to, whether it moved meanwhile.")
-    stop_list: list[dict[str, Any]] = Field(description="Each stop: from, to, where.")
+    gap_list: list[dict[str, Any]] = Field(
+        description="Each silence: start_ms, end_ms, moved, distance_km, confidence."
+    )
+    stop_list: list[dict[str, Any]] = Field(description="Each stop: start_ms, end_ms, lat, lon, engine, silent.")
     more: dict[str, Any] = Field(description="Distances by source, energy, fuel, what was filtered.")
 
 
@@ -108,6 +112,14 @@ class Merge(Body):
     ids: list[UUID] = Field(min_length=2, max_length=MERGE_MAX)
 
 
+class Again(Body):
+    """Trips of one device that are made again."""
+
+    device: Name
+    since: AskedTime = Field(alias="from")
+    until: AskedTime = Field(alias="to")
+
+
 class Split(Body):
     """Where a trip is two."""
 
@@ -119,7 +131,7 @@ DETAIL = frozenset(Trip.model_fields) | {"track", "start_lat", "start_lon", "end
 
 def _common(row: Row) -> dict[str, Any]:
     detail: dict[str, Any] = row["detail"]
-    own = {name: row[name] for name in ("id", "device", "rev", "state", "micro", "start_at", "end_at")}
+    own = {name: row[name] for name in ("id", "device", "rev", "state", "micro", "edited", "start_at", "end_at")}
     told = {name: detail.get(name) for name in Trip.model_fields if name not in own and name not in ("gaps", "stops")}
     place = {end: Place(lat=detail.get(f"{end}_lat"), lon=detail.get(f"{end}_lon")) for end in ("start", "end")}
     return told | place | own
@@ -190,6 +202,22 @@ async def split_trip(registry: RegistryDep, who: Writer, id: UUID, body: Split) 
         if not row["start_at"] < body.at < row["end_at"]:
             raise Invalid("`at` must lie between the trip's start and end.")
         return await _edited(connection, who, await _in_words(trips.split(connection, id, body.at, who.actor)))
+
+
+@router.post("/trips/again", status_code=202, summary="Make trips again")
+async def make_again(registry: RegistryDep, who: Writer, body: Again) -> None:
+    """Recognise a device's trips of this time again, by today's rules: a change of rules alone touches no trip that is
+    there. What people merged and split stays so."""
+    if body.since >= body.until:
+        raise Invalid("`from` must be before `to`.")
+    async with tenant_transaction(registry, who) as connection:
+        if not await devices.exists(connection, body.device):
+            raise missing(body.device)
+        if not await trips.again(connection, body.device, body.since, body.until):
+            raise Conflict(f"{body.device} sent nothing then that trips are made of, or it is kept no longer.")
+        await audited(
+            connection, who, "trip.again", f"device:{body.device}", since=iso(body.since), until=iso(body.until)
+        )
 
 
 @router.get("/trip-edits", summary="List what operators changed")

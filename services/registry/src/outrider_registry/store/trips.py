@@ -17,7 +17,7 @@ from outrider_registry.store.views import available
 VIEW = "trips.tenant_trip"
 # What is long stays out of lists: the track of a day has thousands of points.
 COLUMNS: LiteralString = """
-SELECT id, device, rev, state, micro, start_at, end_at, detail - ARRAY['track', 'gaps', 'stops'] AS detail,
+SELECT id, device, rev, state, micro, edited, start_at, end_at, detail - ARRAY['track', 'gaps', 'stops'] AS detail,
        coalesce(jsonb_array_length(detail->'gaps'), 0) AS gaps, coalesce(jsonb_array_length(detail->'stops'), 0) AS stops
 """
 FROM: LiteralString = """
@@ -36,7 +36,7 @@ PAGE: LiteralString = (
 ORDER BY start_at DESC, id DESC LIMIT %(limit)s
 """
 )
-ONE: LiteralString = "SELECT id, device, rev, state, micro, start_at, end_at, detail" + FROM + "AND id = %s"
+ONE: LiteralString = "SELECT id, device, rev, state, micro, edited, start_at, end_at, detail" + FROM + "AND id = %s"
 OPEN: LiteralString = "SELECT count(*)" + FROM + "AND state <> 'final'"
 DEVICES: LiteralString = "SELECT id, device" + FROM + "AND id = ANY (%s)"
 EDITS: LiteralString = """
@@ -48,8 +48,9 @@ ORDER BY made_at DESC, id DESC LIMIT %(limit)s
 MERGE: LiteralString = "SELECT trips.tenant_edit_merge(%s, %s)"
 SPLIT: LiteralString = "SELECT trips.tenant_edit_split(%s, %s, %s)"
 UNDO: LiteralString = "SELECT trips.tenant_edit_undo(%s, %s)"
+AGAIN: LiteralString = "SELECT trips.tenant_resegment(%s, %s, %s)"
 PROFILES: LiteralString = """
-SELECT tenant = '*' AS everybody, type, rules FROM trips.tenant_profile
+SELECT tenant = '*' AS everybody, type, rules, problem FROM trips.tenant_profile
 WHERE tenant IN ('*', current_setting('outrider.tenant')) ORDER BY tenant = '*', type
 """
 PUT_PROFILE: LiteralString = "SELECT trips.tenant_put_profile(%s, %s)"
@@ -129,6 +130,11 @@ async def split(connection: psycopg.AsyncConnection, id_: UUID, at: datetime, ac
 async def undo(connection: psycopg.AsyncConnection, edit: UUID, actor: str) -> None:
     """Take an edit back."""
     await connection.execute(UNDO, (edit, actor))
+
+
+async def again(connection: psycopg.AsyncConnection, device: str, since: datetime, until: datetime) -> bool:
+    """Have a device's trips of this time made again, by today's rules; False if it has none then."""
+    return await installed(connection) and bool(await value(connection, AGAIN, (device, since, until)))
 
 
 async def profiles(connection: psycopg.AsyncConnection) -> list[Row]:

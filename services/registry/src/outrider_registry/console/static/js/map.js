@@ -18,8 +18,8 @@ async function load() {
  * A map.
  *
  * `devices`: [[id, lat, lon, presence, heading|null, ts_ms, name]…] as GET /map gives them; `onOpen(id)` for a click on one.
- * `track`: {lat: [], lon: []} draws a line with its start and end; with `stops` [[lat, lon, text]…] as points and `gaps`
- * [[[lat, lon], [lat, lon]]…] as broken lines. `fit`: show all of it at first (and again when `fit` changes).
+ * `track`: {lat: [], lon: []} draws a line with its start and end, and points at its `stops`: [[lat, lon, text]…].
+ * `fit`: show all of it at first (and again when `fit` changes).
  * `control(map)` is given {move(entry), moveAll(entries), focus(id), fit()} for live positions without rendering again.
  */
 export function WorldMap({ devices, track, onOpen, control, height, fit = true, label = "Map", selected }) {
@@ -93,10 +93,6 @@ function build(L, world, element, onOpen) {
     const line = L.polyline(points, { color: colour("--accent"), weight: 3.5, opacity: 0.9, interactive: false });
     L.polyline(points, { color: colour("--surface"), weight: 6.5, opacity: 0.7, interactive: false }).addTo(trackLayer);
     line.addTo(trackLayer);
-    for (const gap of track.gaps ?? []) {
-      L.polyline(gap, { color: colour("--surface"), weight: 4.5, interactive: false }).addTo(trackLayer);
-      L.polyline(gap, { color: colour("--warn"), weight: 2.5, dashArray: "4 6", interactive: false }).addTo(trackLayer);
-    }
     for (const [lat, lon, text] of track.stops ?? []) {
       L.circleMarker([lat, lon], { radius: 5, color: colour("--warn"), weight: 2, fillColor: colour("--surface"), fillOpacity: 1 }).bindTooltip(text).addTo(trackLayer);
     }

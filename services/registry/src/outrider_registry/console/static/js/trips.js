@@ -174,15 +174,10 @@ function One({ id, link, onClose }) {
     ${splitting && html`<${SplitDialog} trip=${one} onClose=${() => setSplitting(false)} onDone=${async () => { setSplitting(false); await trip.reload(); }} />`}`}<//>`;
 }
 
-function trackOf(trip) {
-  const track = decode(trip.track);
-  const at = (one) => [one.lat ?? one.start_lat, one.lon ?? one.start_lon];
-  return {
-    ...track,
-    stops: trip.stop_list.filter((one) => typeof at(one)[0] === "number").map((one) => [...at(one), `stop ${clock(one.start_ms)}, ${duration((one.end_ms - one.start_ms) / 1000)}`]),
-    gaps: trip.gap_list.filter((one) => typeof one.start_lat === "number" && typeof one.end_lat === "number").map((one) => [[one.start_lat, one.start_lon], [one.end_lat, one.end_lon]]),
-  };
-}
+const trackOf = (trip) => ({
+  ...decode(trip.track),
+  stops: trip.stop_list.filter((one) => typeof one.lat === "number").map((one) => [one.lat, one.lon, `stop ${clock(one.start_ms)}, ${duration((one.end_ms - one.start_ms) / 1000)}`]),
+});
 
 function Figures({ trip }) {
   const { more } = trip;
@@ -198,7 +193,7 @@ function Figures({ trip }) {
     ["Battery", change("soc", "pct")], ["Fuel", change("fuel", "pct")], ["Engine", typeof more.max_rpm === "number" && `${Math.round(more.max_rpm)} rpm at most`],
     ["Started because", words(trip.start_reason)], ["Ended because", isOpen(trip) ? "" : words(trip.end_reason)],
     ["Recognised by", html`${words(trip.evidence)}${typeof trip.confidence === "number" && html` <span class="soft">· ${Math.round(trip.confidence * 100)} % sure</span>`}`],
-    ["Left out", filtered.join(", ")], ["Revision", trip.rev],
+    ["Left out", filtered.join(", ")], ["Not believed", (more.distrusted ?? []).map(words).join(", ")], ["Revision", trip.rev],
   ].filter(([, what]) => what !== null && what !== undefined && what !== "" && what !== false);
   return html`<dl class="facts trip-facts">${facts.map(([name, what]) => html`<dt key=${name}>${name}</dt><dd>${what}</dd>`)}</dl>`;
 }
@@ -213,18 +208,19 @@ function Moments({ trip, onShow }) {
     { key: "length", title: "Length", align: "end", render: (one) => html`<span class="nowrap">${duration((one.end_ms - one.start_ms) / 1000)}</span>` },
     { key: "text", title: "", grow: true, render: (one) => html`<span class="soft">${textOf(one)}</span>` },
   ];
-  const place = (one) => [one.lat ?? one.start_lat, one.lon ?? one.start_lon];
   return html`<${Card} title="Stops and gaps"><${Table} label="Stops and gaps" columns=${columns} rows=${rows} rowKey=${(one) => `${one.kind} ${one.start_ms}`}
-    onOpen=${(one) => typeof place(one)[0] === "number" && onShow(place(one))} /><//>`;
+    onOpen=${(one) => typeof one.lat === "number" && onShow([one.lat, one.lon])} /><//>`;
 }
 
 const momentsOf = (trip) => [...trip.stop_list.map((one) => ({ ...one, kind: "stop" })), ...trip.gap_list.map((one) => ({ ...one, kind: "gap" }))].sort((a, b) => a.start_ms - b.start_ms);
 
 function textOf(one) {
-  if (one.kind === "stop") return words(one.reason ?? one.evidence ?? "");
-  const moved = one.moved === true ? "moved meanwhile" : one.moved === false ? "did not move" : "";
-  const far = typeof one.distance_km === "number" && one.moved ? km(one.distance_km) : "";
-  return [moved, far, typeof one.confidence === "number" && `${Math.round(one.confidence * 100)} % sure`].filter(Boolean).join(" · ");
+  if (one.kind === "stop") {
+    const engine = { true: "engine running", false: "engine off" }[one.engine];
+    return [engine, one.silent && "silent"].filter(Boolean).join(" · ");
+  }
+  const moved = { true: `moved on, ${km(one.distance_km)} in a straight line`, false: "did not move" }[one.moved] ?? "no positions around it";
+  return `${moved} · ${Math.round(one.confidence * 100)} % sure that the trip went on`;
 }
 
 const inputTime = (ms) => {
