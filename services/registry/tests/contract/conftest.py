@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from psycopg.types.json import Jsonb
 
 from outrider.testing.fixtures import Database
 from outrider_registry.testing import Client
@@ -49,6 +51,10 @@ class Things:
     chart: str
     metric: str
     rejected: int
+    trips: list[str]
+    """Two that follow each other."""
+    edit: str
+    """A merge of two others."""
     lost: str
     """A device that the tenant's telemetry knows and the registry does not."""
 
@@ -66,6 +72,9 @@ class Things:
             "configurations": self.configuration,
             "configuration-keys": self.key,
             "tokens": self.token,
+            "trips": self.trips[0],
+            "trip-edits": self.edit,
+            "trip-rules": "*",
         }
         noun = template.removeprefix(PREFIX).split("/")[1]
         return re.sub(r"\{\w+\}", lambda _: named[noun], template)
@@ -83,6 +92,8 @@ class Things:
             "/rejected": {"device": self.device},
             "/sequences": {"device": self.device},
             "/commands": {"device": self.device},
+            "/trips": {"device": self.device},
+            "/trip-edits": {"device": self.device},
             "/audit": {"object": f"device:{self.device}"},
             "/live": {"device": self.device},
         }.get(template.removeprefix(PREFIX), {})
@@ -116,6 +127,10 @@ class Things:
             "PATCH /devices/{id}/shadow": {"overrides": {"interval_s": 5}},
             "POST /devices/{id}/commands": {"name": "reboot"},
             "PUT /stop": {"reason": "a test"},
+            "POST /trips/merge": {"ids": self.trips},
+            "POST /trips/{id}/split": {"at": "2026-01-01T12:01:00Z"},
+            "POST /trips/again": {"device": self.device, "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"},
+            "PUT /trip-rules/{type}": {"rules": {"off_resume_s": 30}},
             "POST /authority/server-certificate": {"hosts": ["broker.example"]},
         }.get(f"{method.upper()} {template.removeprefix(PREFIX)}")
 
@@ -187,6 +202,7 @@ async def fill(client: Client, tenant: str, database: Database) -> Things:
         "VALUES (%s, %s, 'telemetry', 'not_json', %s, %s, convert_to(%s, 'UTF8'), 'ab', 'ingest', now()) RETURNING id",
         *(tenant, device, secret, f"fleet/v1/{tenant}/{device}/telemetry", secret),
     )
+    trips = make_trips(database, tenant, device, secret)
     database.rows(
         "UPDATE registry.claim SET state = 'awaiting_approval', request = '{}' WHERE id = %s", claims[1]["id"]
     )
@@ -204,8 +220,37 @@ async def fill(client: Client, tenant: str, database: Database) -> Things:
         chart=chart["id"],
         metric=metric,
         rejected=rejected,
+        trips=trips[:2],
+        edit=str(database.value(MERGE, trips[2:], tenant)),
         lost=lost,
     )
+
+
+MERGE = "SELECT trips.tenant_edit_merge(%s::uuid[], 'user:somebody') FROM set_config('outrider.tenant', %s, true)"
+
+
+def make_trips(database: Database, tenant: str, device: str, secret: str) -> list[str]:
+    """Four trips of two minutes, one after the other, as the service of trips would store them; their ids."""
+    vehicle = database.value(
+        "INSERT INTO trips.vehicle (tenant, device, moves, first_at, last_at) "
+        "VALUES (%s, %s, true, '2026-01-01', '2026-01-02') RETURNING id",
+        *(tenant, device),
+    )
+    made = []
+    for n in range(4):
+        start = datetime(2026, 1, 1, 12, 3 * n, tzinfo=UTC)
+        ms = round(start.timestamp() * 1000)
+        stop = {"start_ms": ms, "end_ms": ms + 1000, "lat": 50.0, "lon": 8.0, "engine": None, "silent": False}
+        detail = {"track": "_p~iF~ps|U", "distance_km": NUMBER[tenant], "stops": [stop], "gaps": [], "filtered": {secret: 1}}
+        made.append(
+            database.value(
+                "INSERT INTO trips.trip (id, vehicle, tenant, device, state, micro, edited, start_at, end_at, duration_s, "
+                "start_reason, end_reason, confidence, evidence, detail) VALUES (gen_random_uuid(), %s, %s, %s, 'final', false, "
+                "false, %s, %s, 120, 'moved', 'still', 1, 'speed', %s) RETURNING id::text",
+                *(vehicle, tenant, device, start, start + timedelta(minutes=2), Jsonb(detail)),
+            )
+        )
+    return made
 
 
 TABLES = ["telemetry.sample", "telemetry.event", "logs.line"]

@@ -21,7 +21,7 @@ REFUSED = {403, 404}
 # Names that are unique over the installation: taken, whoever has them.
 TAKEN = {"post /users", "post /devices", "post /tenants"}
 # Names of these are each tenant's own: the same name makes one's own thing, or finds none.
-OWN_NAMES = ("/metrics/{name}", "/configurations/{name}", "/configuration-keys/{key}")
+OWN_NAMES = ("/trip-rules/{type}", "/metrics/{name}", "/configurations/{name}", "/configuration-keys/{key}")
 STREAM = "/live"
 OPEN = {"/enrol", "/authority/ca.crt", "/authority/crl.pem"}
 """Without a sign-in: nothing of a tenant is there, or a claim's token says whose it is."""
@@ -58,7 +58,7 @@ def rows_of(database: Database, tenant: str) -> dict[str, str]:
     tables = database.rows(
         "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
         "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant' WHERE c.relkind = 'r' "
-        "AND n.nspname IN ('registry', 'telemetry', 'logs', 'rejected')"
+        "AND n.nspname IN ('registry', 'telemetry', 'logs', 'rejected', 'trips')"
     )
     return {
         table: database.value(
@@ -98,7 +98,7 @@ async def test_another_tenants_things_do_not_exist(api: Api, database: Database,
             hidden = (
                 theirs.secret,
                 number,
-                *({theirs.claim, theirs.command, theirs.chart, theirs.token, theirs.lost} - named(path, theirs)),
+                *({theirs.claim, theirs.command, theirs.chart, theirs.token, theirs.lost, *theirs.trips} - named(path, theirs)),
             )
             leaked = [text for text in hidden if text in answer.text]
             if leaked or not is_right(method, path, answer):

@@ -73,7 +73,7 @@ async def put_rules(
             raise Conflict("No service of trips ran on this database yet: `outrider service start trips`.")
         await trips.put_profile(connection, type, body.rules)
         await audited(connection, who, "trip-rules.change", f"trip-rules:{type}", rules=body.rules)
-    return Profile(type=type, platform=False, rules=body.rules)
+    return Profile(type=type, platform=False, rules=body.rules, problem=None)
 
 
 @router.delete("/trip-rules/{type}", status_code=204, summary="Forget rules of trips")
