@@ -10,8 +10,10 @@ import time
 import webbrowser
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated
 
+import httpx
 import orjson
 import typer
 from rich.console import Console
@@ -25,6 +27,7 @@ from outrider_cli.demo_data import VEHICLES_SHOWN, SimLines, Watch
 from outrider_cli.demo_view import one_line, screen
 from outrider_cli.platform import Platform, PlatformError
 from outrider_cli.sim.report import Report
+from outrider_cli.state import State
 from outrider_cli.supervision import SupervisionError
 from outrider_cli.up import DEFAULT_DATA, DataOption, Stopped, fail, stop_on_signals, summary
 
@@ -33,9 +36,13 @@ LINE_S = 2.0
 DRAIN_S = 15.0
 """How long the last acks are waited for at the end."""
 
+TRIP_RULES = {"off_resume_s": 30, "micro_s": 20, "micro_m": 100}
+"""In the demo a trip is final half a minute after the engine went off, and a short one counts: whoever looks has no hour."""
+
 HELP = """Show everything at work: broker, database, services and a simulated fleet, on this machine.
 
-Recorded cars drive as if it were now; what the table shows comes back out of the database. Every device is registered
+Recorded cars drive as if it were now; what the table shows comes back out of the database. The first one parks within a
+minute: its trip is paused then, and final half a minute later. Every device is registered
 and connects as itself. The console opens in a browser where there is a display; the printed link signs you in, once.
 Ctrl-C ends everything; the data stays, the next run continues.
 
@@ -82,6 +89,7 @@ def demo(
         platform.start()
         platform.wait_ready()
         console.print(f"Ready after {time.monotonic() - begin_s:.1f} s.")
+        _set_trip_rules(platform.state)
         sim = _start_sim(platform, devices, sensors, duration)
         lines = SimLines(sim)
         if can_show(os.environ, sys.stdout.isatty()) if browser is None else browser:
@@ -116,6 +124,16 @@ def _start_sim(platform: Platform, devices: int, sensors: int, duration_s: float
         env={name: value for name, value in os.environ.items() if name != DEVICE_MQTT_VARIABLE}
         | {"PYTHONUNBUFFERED": "1"},
     )
+
+
+def _set_trip_rules(state: State) -> None:
+    """The demo's rules of trips, where nobody has set any."""
+    if not state.console_url or not state.api_token:
+        return
+    headers = {"Authorization": f"Bearer {state.api_token}", "Outrider-Tenant": state.tenant}
+    with suppress(httpx.HTTPError), httpx.Client(base_url=f"{state.console_url}/api/v1", headers=headers) as api:
+        if api.get("/trip-rules").raise_for_status().json()["items"] == []:
+            api.put("/trip-rules/*", json={"rules": TRIP_RULES})
 
 
 def can_show(environment: Mapping[str, str], is_terminal: bool) -> bool:
