@@ -1,0 +1,1 @@
+"""SQL of the gateway, visible: keys, uploads, transactions of one tenant."""
