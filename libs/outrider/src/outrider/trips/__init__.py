@@ -1,11 +1,14 @@
 """Trips as a pure function of a set of samples: no clock, no I/O, no order of arrival. See docs/architecture/trips.md."""
 
 from outrider.trips.codec import from_json, to_json
+from outrider.trips.columns import Columns
 from outrider.trips.model import Evidence, Gap, Sample, Segmentation, State, Stop, Trip, TripState
 from outrider.trips.rules import CLOCK_FLOOR_MS, Rules
+from outrider.trips.segmentation import cuts, segment
 
 __all__ = [
     "CLOCK_FLOOR_MS",
+    "Columns",
     "Evidence",
     "Gap",
     "Rules",
@@ -15,6 +18,8 @@ __all__ = [
     "Stop",
     "Trip",
     "TripState",
+    "cuts",
     "from_json",
+    "segment",
     "to_json",
 ]
