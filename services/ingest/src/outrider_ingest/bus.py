@@ -62,7 +62,7 @@ class Bus:
                 groups.setdefault(key, []).append((message, header))
         results = await asyncio.gather(
             *(
-                self._send(topic, payload, sent)
+                self._send(topic, shard, payload, sent)
                 for (stream, shard), items in groups.items()
                 for topic in [TOPIC[stream].name(shard=shard)]
                 for chunk in _chunks(items)
@@ -101,14 +101,13 @@ class Bus:
         self._numbers[key] = number
         yield payload, items
 
-    async def _send(self, topic: str, payload: bytes, items: Sequence[Item]) -> None:
+    async def _send(self, topic: str, shard: int, payload: bytes, items: Sequence[Item]) -> None:
+        writer = WRITER[items[0][1].stream]
         try:
-            await self._publisher.publish(topic, payload)
+            await self._publisher.publish_stored(topic, payload, group=writer, slot=shard)
         except NotStored as error:
-            self._shards.forget(WRITER[items[0][1].stream])  # its slots may have been retired just now
-            raise Transient(
-                f"{error}: {WRITER[items[0][1].stream]} has not run on this broker yet; start it"
-            ) from error
+            self._shards.forget(writer)  # its slots may have been retired just now
+            raise Transient(f"{error}: {writer} has not run on this broker yet; start it") from error
         for message, _ in items:
             message.delivery.done = True
 

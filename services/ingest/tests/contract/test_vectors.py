@@ -90,5 +90,13 @@ def test_vectors_cover_the_contract() -> None:
         expect = json.loads(path.read_text(encoding="utf-8"))["expect"]
         reasons.update([expect["refuse"]] if "refuse" in expect else [reason for (reason,) in expect["refused"]])
     # The other reasons are found by ingest's registry or by the writers, not in the payload.
-    elsewhere = {"conflict", "wrong_tenant", "too_many_metrics", "too_many_gaps", "unknown_device", "disabled_device"}
+    elsewhere = {
+        "conflict",
+        "wrong_tenant",
+        "too_many_metrics",
+        "too_many_gaps",
+        "unknown_device",
+        "disabled_device",
+        "erased",
+    }
     assert set(reasons) == {str(reason) for reason in Reason} - elsewhere - {"unprocessable"}

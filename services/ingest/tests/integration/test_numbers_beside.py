@@ -20,7 +20,7 @@ async def test_numbers_beside_payloads_reach_the_bus(mosquitto: Mosquitto, datab
         connected(mosquitto.url, "gateway") as client,
     ):
         await client.publish(base + "telemetry/a", "1", user_properties=user_properties(7, 1, ts))
-        own = '{"boot":3,"seq":9,"ts":%d,"a":2}' % (ts + 1)
+        own = {"boot": 3, "seq": 9, "ts": ts + 1, "a": 2}
         await client.publish(base + "telemetry", own, user_properties=user_properties(7, 2, ts))
         await client.publish(base + "telemetry", "{", user_properties=user_properties(7, 3))
         await client.publish(base + "log", '{"msg":"x"}', user_properties=user_properties(7, 1, ts))

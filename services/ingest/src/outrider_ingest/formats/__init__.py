@@ -15,7 +15,7 @@ import orjson
 from outrider.contract.batch import Range, Value
 from outrider.contract.limits import DEVICE_MESSAGE_MAX_BYTES, MESSAGE_MAX_SAMPLES
 from outrider.contract.reasons import Reason, Refused
-from outrider_ingest.formats import compact, flat, gone, json_text, records, senml
+from outrider_ingest.formats import compact, flat, gone, influx, json_text, records, senml, senml_cbor
 from outrider_ingest.formats.compression import unpack
 from outrider_ingest.formats.decoded import Decoded, RawRecord, RawSample, shown
 from outrider_ingest.formats.names import METRICS, name_problem
@@ -36,8 +36,16 @@ __all__ = [
 
 Format: TypeAlias = Callable[[bytes, Any], Decoded | None]
 
-TELEMETRY: tuple[Format, ...] = (gone.decode, compact.decode, senml.decode, flat.decode)
-"""Tried in this order; the first that knows the payload decodes it. Flat JSON takes any object, so it is the last."""
+TELEMETRY: tuple[Format, ...] = (
+    gone.decode,
+    compact.decode,
+    senml.decode,
+    flat.decode,
+    senml_cbor.decode,
+    influx.decode,
+)
+"""Tried in this order; the first that knows the payload decodes it. Flat JSON takes any object, so it is the last for JSON;
+no JSON begins like a CBOR array, and line protocol takes only text that is no JSON."""
 
 OUTPUT_MAX_BYTES = 2 * 1024 * 1024
 """What one message may grow to on the bus, half of the broker's packet: `1e15` is written out as 1000000000000000.0,
@@ -50,7 +58,11 @@ def decode_telemetry(payload: bytes) -> Decoded:
     Whatever else is wrong stands in `refused`, naming the metric, and the rest of the message stays. null is no
     value; a message with nothing in it at all is refused as unknown_format.
     """
-    return _decode(payload, TELEMETRY, "send an object, an array of objects, SenML or a compact batch")
+    return _decode(
+        payload,
+        TELEMETRY,
+        "send JSON (an object, an array of objects, SenML, a compact batch), SenML CBOR or line protocol",
+    )
 
 
 def decode_scalar(metric: str, payload: bytes) -> Decoded:

@@ -31,6 +31,11 @@ def decode(body: bytes, document: object) -> Decoded | None:
     """The samples of an array whose first object has SenML's base fields, or a text `n` beside a value; else None."""
     if type(document) is not list or not document or type(document[0]) is not dict or not _is_senml(document[0]):
         return None
+    return decode_pack(document)
+
+
+def decode_pack(document: list[Any]) -> Decoded:
+    """The samples of a pack whose first record is an object."""
     decoded = read_header(document[0])
     if len(document) > MESSAGE_MAX_SAMPLES + 1:
         decoded.refuse_all(Reason.TOO_MANY_SAMPLES, f"{len(document)} records in one message")
