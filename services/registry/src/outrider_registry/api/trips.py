@@ -185,10 +185,8 @@ async def merge_trips(registry: RegistryDep, who: Writer, body: Merge) -> Edit:
     ids = list(dict.fromkeys(body.ids))
     async with tenant_transaction(registry, who) as connection:
         found = await trips.devices_of(connection, ids)
-        if missing := [str(id_) for id_ in ids if id_ not in found]:
-            raise NotFound(
-                f"There is no trip {', '.join(missing)}. Late data may have changed it: list the trips again."
-            )
+        if len(found) < len(ids):
+            raise NotFound("Not all of these trips exist. Late data may have changed them: list the trips again.")
         if len(ids) < 2 or len(set(found.values())) > 1:
             raise Invalid("Only two or more trips of one device can be merged.")
         return await _edited(connection, who, await _in_words(trips.merge(connection, ids, who.actor)))
