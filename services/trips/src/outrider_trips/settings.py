@@ -2,8 +2,55 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from outrider.runtime.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):
     """What trips reads from the environment beside the settings of every service."""
+
+    trips_slots: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="Slots of the group when it first starts: as many as the bus has shards (those of writer-timeseries), "
+        "since slot k reads shard k; `outrider slots` changes their number later.",
+    )
+    trips_batch_max_messages: int = Field(
+        64, ge=1, description="Bus batches in one transaction; more is faster under load and redone when one fails."
+    )
+    trips_batch_max_age_s: float = Field(
+        0.2, ge=0, description="Longest wait to fill a transaction; longer is cheaper, and trips are seen later."
+    )
+    trips_workers: int = Field(
+        2,
+        ge=1,
+        le=32,
+        description="Vehicles segmented at once by a replica; more than two help only several replicas' cores.",
+    )
+    trips_interval_min_s: float = Field(
+        1.0, ge=0, description="A vehicle's open trip is segmented again after this long at the earliest."
+    )
+    trips_interval_max_s: float = Field(
+        8.0,
+        ge=0,
+        description="And after this long at the latest, however much work it is; what it shows live is at most so old.",
+    )
+    trips_settle_s: float = Field(
+        10.0,
+        ge=0,
+        description="While data of a vehicle comes at shorter pauses than this, its trips' clock is that of the data: "
+        "a backlog that is being sent ends no trip in the middle.",
+    )
+    trips_window_max_rows: int = Field(
+        1_000_000,
+        ge=1_000,
+        description="Most rows segmented at once; a window that would be larger is cut there, and counted.",
+    )
+    trips_positions_keep_days: int = Field(
+        30,
+        ge=1,
+        le=36_500,
+        description="Days that positions are kept. Trips stay; but data later than this changes none, and no operator does.",
+    )

@@ -13,11 +13,13 @@ CREATE TABLE trips.vehicle (
     slot        integer,                           -- through which slot its data comes
     state       text NOT NULL DEFAULT 'idle' CHECK (state IN ('idle', 'driving', 'paused')),
     since_at    timestamptz,                       -- of that state
+    as_of_at    timestamptz,                       -- the clock's time at which it was segmented last
     due_at      timestamptz,                       -- when the clock alone changes something
     not_before  timestamptz NOT NULL DEFAULT '-infinity', -- pacing: segmented again not earlier
     window_from timestamptz,                       -- from where the window of the newest row was loaded
     frozen_rows bigint NOT NULL DEFAULT 0,         -- late rows of windows whose positions are gone
     segmented_at timestamptz,
+    registered  boolean,                           -- NULL: the registry never knew it; false: it did, and does no more
     UNIQUE (tenant, device)
 ) WITH (fillfactor = 70);
 CREATE INDEX vehicle_due ON trips.vehicle (due_at) WHERE due_at IS NOT NULL;

@@ -1,0 +1,150 @@
+"""Rows of evidence into trips.position, with what they touched and how far the slot has come, in one transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from psycopg import errors as pg
+
+from outrider.runtime.database import Database
+from outrider.runtime.errors import Transient
+from outrider_trips.evidence import COLUMNS, Evidence, Gathered, Key
+
+DAY_MS = 86_400_000
+LOCK = "SELECT trips.lock(false)"
+PARTITIONS = "SELECT runtime.ensure_partitions('trips.position', %s)"
+ERASED = "SELECT runtime.erased(%s)"
+FIND = """
+SELECT v.tenant, v.device, v.id FROM unnest(%s::text[], %s::text[]) AS k(tenant, device)
+JOIN trips.vehicle v USING (tenant, device)
+"""
+CREATE = """
+INSERT INTO trips.vehicle (tenant, device) SELECT * FROM unnest(%s::text[], %s::text[]) ORDER BY 1, 2 ON CONFLICT DO NOTHING
+"""
+_TYPES = {"ignition": "boolean", "gear": "text"}
+_ARRAYS = ", ".join(f"%({name})s::{_TYPES.get(name, 'float8')}[]" for name in COLUMNS)
+_NAMES = ", ".join(COLUMNS)
+_GREATEST = ", ".join(f"greatest(p.{name}, excluded.{name})" for name in COLUMNS)
+_OLD = ", ".join(f"p.{name}" for name in COLUMNS)
+# Only rows that changed are touched: what comes again costs no segmentation.
+MERGE = f"""
+WITH changed AS (
+    INSERT INTO trips.position AS p (vehicle, ts, {_NAMES})
+    SELECT vehicle, timestamptz 'epoch' + ms * interval '1 millisecond', {_NAMES}
+    FROM unnest(%(vehicle)s::int[], %(ms)s::bigint[], {_ARRAYS}) AS r(vehicle, ms, {_NAMES}) ORDER BY vehicle, ms
+    ON CONFLICT (vehicle, ts) DO UPDATE SET ({_NAMES}) = ROW({_GREATEST})
+    WHERE ({_OLD}) IS DISTINCT FROM ({_GREATEST})
+    RETURNING p.vehicle, p.ts
+)
+INSERT INTO trips.touched (vehicle, from_at, to_at, rows, frozen, moves, received_at, slot)
+SELECT c.vehicle, min(c.ts), max(c.ts), count(*), count(*) FILTER (WHERE c.ts < h.before), bool_or(k.moves),
+       max(timestamptz 'epoch' + k.received * interval '1 millisecond'), %(slot)s
+FROM changed c
+JOIN unnest(%(vehicles)s::int[], %(moves)s::boolean[], %(received)s::bigint[]) AS k(vehicle, moves, received) USING (vehicle)
+CROSS JOIN trips.horizon h
+GROUP BY c.vehicle
+RETURNING rows, frozen
+"""
+PROGRESS = """
+INSERT INTO trips.progress AS p (slot, received_at)
+SELECT slot, timestamptz 'epoch' + ms * interval '1 millisecond' FROM unnest(%s::int[], %s::bigint[]) AS k(slot, ms) ORDER BY 1
+ON CONFLICT (slot) DO UPDATE SET received_at = excluded.received_at WHERE p.received_at < excluded.received_at
+"""
+
+
+@dataclass(slots=True)
+class Stored:
+    """What was committed."""
+
+    rows: int = 0
+    """New or changed."""
+    frozen: int = 0
+    """Of them, before the horizon."""
+    erased: int = 0
+    """Dropped, as their device is erased."""
+
+
+class Positions:
+    """Stores evidence, in any order and any number of times with one result."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._days: set[int] = set()
+
+    async def store(self, evidence: Evidence, slot: int) -> Stored:
+        """Commit rows, what they touched and the slot's progress. Raises Transient when nothing was stored."""
+        await self._prepare(evidence)
+        stored = Stored()
+        try:
+            async with self._database.transaction() as connection:
+                await connection.execute(LOCK)
+                devices = await _without_erased(connection, evidence.devices, stored)
+                if devices:
+                    await _merge(connection, devices, slot, stored)
+                await connection.execute(PROGRESS, ([slot], [evidence.received_ms]))
+        except pg.CheckViolation as error:  # a partition we knew was dropped meanwhile
+            self._days.clear()
+            raise Transient("a partition is missing; it is created on the next try") from error
+        return stored
+
+    async def progressed(self, slots: dict[int, int]) -> None:
+        """All that ingest received for these slots before these times (epoch ms) is stored. Raises Transient."""
+        if slots:
+            async with self._database.transaction() as connection:
+                await connection.execute(PROGRESS, (list(slots), list(slots.values())))
+
+    async def _prepare(self, evidence: Evidence) -> None:
+        # Creating a partition locks the table, so it is done before, and committed.
+        days = {ts // DAY_MS for gathered in evidence.devices.values() for ts in gathered.rows} - self._days
+        if days:
+            dates = [datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date() for day in sorted(days)]
+            async with self._database.transaction() as connection:
+                await connection.execute(PARTITIONS, (dates,))
+            self._days |= days
+
+
+async def _without_erased(
+    connection: psycopg.AsyncConnection, devices: dict[Key, Gathered], stored: Stored
+) -> dict[Key, Gathered]:
+    cursor = await connection.execute(ERASED, ([device for _, device in devices],))
+    erased = {device for (device,) in await cursor.fetchall()}
+    if not erased:
+        return devices
+    stored.erased += sum(len(gathered.rows) for (_, device), gathered in devices.items() if device in erased)
+    return {key: gathered for key, gathered in devices.items() if key[1] not in erased}
+
+
+async def _merge(connection: psycopg.AsyncConnection, devices: dict[Key, Gathered], slot: int, stored: Stored) -> None:
+    ids = await _ids(connection, list(devices))
+    arguments: dict[str, Any] = {
+        "slot": slot,
+        "vehicles": [ids[key] for key in devices],
+        "moves": [gathered.moves for gathered in devices.values()],
+        "received": [gathered.received_ms for gathered in devices.values()],
+        "vehicle": [ids[key] for key, gathered in devices.items() for _ in gathered.rows],
+        "ms": [ts for gathered in devices.values() for ts in gathered.rows],
+    }
+    rows = [row for gathered in devices.values() for row in gathered.rows.values()]
+    arguments |= dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+    for changed, frozen in await (await connection.execute(MERGE.encode(), arguments)).fetchall():
+        stored.rows += changed
+        stored.frozen += frozen
+
+
+async def _ids(connection: psycopg.AsyncConnection, keys: list[Key]) -> dict[Key, int]:
+    # Not remembered: an erased device's id must not be used again, and one index scan a batch costs little.
+    columns = ([tenant for tenant, _ in keys], [device for _, device in keys])
+    found = await _find(connection, columns)
+    missing = sorted(key for key in keys if key not in found)
+    if missing:
+        await connection.execute(CREATE, ([tenant for tenant, _ in missing], [device for _, device in missing]))
+        found = await _find(connection, columns)
+    return found
+
+
+async def _find(connection: psycopg.AsyncConnection, columns: tuple[list[str], list[str]]) -> dict[Key, int]:
+    rows = await (await connection.execute(FIND, columns)).fetchall()
+    return {(tenant, device): id_ for tenant, device, id_ in rows}
