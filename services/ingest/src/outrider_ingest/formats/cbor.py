@@ -22,6 +22,7 @@ MAX_ITEMS = 40 * MESSAGE_MAX_SAMPLES
 _BREAK = object()
 _CUT_OFF = "it is cut off"
 _FLOATS = {25: struct.Struct(">e"), 26: struct.Struct(">f"), 27: struct.Struct(">d")}
+_DOUBLE = _FLOATS[27].unpack_from
 _ARGUMENTS = {24: struct.Struct(">B"), 25: struct.Struct(">H"), 26: struct.Struct(">I"), 27: struct.Struct(">Q")}
 _SIMPLE: dict[int, Any] = {20: False, 21: True, 22: None}
 _BIGNUM_MAX_BYTES = 8
@@ -101,8 +102,13 @@ class _Reader:
         if major == 4:
             return self._array(info, at + 1, depth)
         if info < 24:
-            argument: int | None = info
             at += 1
+            if major == 3:
+                end = at + info
+                if end > len(self._body):
+                    raise _malformed(_CUT_OFF)
+                return self._body[at:end].decode(), end
+            argument: int | None = info
         else:
             argument, at = self._argument(info, at + 1)
         if major == 3:
@@ -195,9 +201,19 @@ class _Reader:
                 if key is _BREAK:
                     self._check_break(count)
                     break
-            value, at = item(at, depth + 1)
-            if value is _BREAK:
-                raise _malformed("a break where a value is expected")
+            first = body[at]
+            if first < 24:  # the usual values without a call each
+                value: Any = first
+                at += 1
+            elif first == 0xFB:
+                value = _DOUBLE(body, at + 1)[0]
+                at += 9
+                if not -inf < value < inf:
+                    value = Other(repr(value))
+            else:
+                value, at = item(at, depth + 1)
+                if value is _BREAK:
+                    raise _malformed("a break where a value is expected")
             if count is not None:
                 count -= 1
             if type(key) is int:

@@ -127,13 +127,13 @@ def _add(found: list[tuple[int, str]], number: int, line: str) -> None:
 class _Series:
     """What the beginning of a line, measurement and tags, stands for."""
 
-    __slots__ = ("_measurement", "_tags", "host", "together")
+    __slots__ = ("_measurement", "_tags", "host", "metrics")
 
     def __init__(self, measurement: str, tags: str) -> None:
         named = [(_unescaped(key), _unescaped(value)) for key, value in _TAG.findall(tags)]
         self.host = next((value for key, value in named if key == _HOST_TAG), None)
-        self.together: dict[tuple[str, ...], tuple[str, ...]] = {}
-        """By all the keys of a line, where each makes a metric."""
+        self.metrics: dict[str, str] = {}
+        """By the key of a field as it was sent, where it makes one. One by one: Telegraf writes them in random order."""
         self._measurement = _unescaped(measurement)
         self._tags = "".join(["_" + _tag_name(value) for key, value in sorted(named) if key != _HOST_TAG])
 
@@ -216,11 +216,8 @@ class _Reader:
                 raise Refused(Reason.UNKNOWN_FORMAT, f"{shown(line[at:])} stands where the time or the end is expected")
             ts = self._time(end[1]) if end[1] else None
         self._check_host(series)
-        keys = tuple([field[0] for field in fields])
-        metrics = tuple([self._add(series, field, ts) for field in fields])
-        if all(metrics) and len(line) <= _CACHED_MAX_CHARS and keys not in series.together:
-            _SERIES.spend(len(line) + 200)
-            series.together[keys] = metrics
+        for field in fields:
+            self._add(series, field, ts)
 
     def _read_numbers(self, line: str) -> bool:
         """The short way of a line with nothing but numbers, known from others; False where the long way has to look."""
@@ -231,8 +228,9 @@ class _Reader:
         if series is None:
             return False
         pairs = [pair.partition("=") for pair in parts[1].split(",")]
-        metrics = series.together.get(tuple([pair[0] for pair in pairs]))
-        if metrics is None:
+        try:
+            metrics = [series.metrics[pair[0]] for pair in pairs]
+        except KeyError:
             return False
         texts = [pair[2] for pair in pairs]
         if not _NUMBERS.fullmatch(",".join(texts)):
@@ -271,18 +269,22 @@ class _Reader:
             )
         self._host = series.host
 
-    def _add(self, series: _Series, field: Field, ts: int | None) -> str:
-        """Add a field's sample, or say why not; the metric, "" where there is none."""
+    def _add(self, series: _Series, field: Field, ts: int | None) -> None:
+        """Add a field's sample, or say why not."""
         key, value, problem = field
-        name = series.name(key)
-        metric = METRICS[name]
-        if not metric:
-            self._decoded.refuse(Reason.BAD_NAME, f"metric {shown(name)}: {name_problem(name)}")
-        elif problem is not None:
-            self._decoded.refuse(Reason.BAD_VALUE, f"metric {shown(name)}: {problem}")
+        metric = series.metrics.get(key)
+        if metric is None:
+            name = series.name(key)
+            metric = METRICS[name]
+            if not metric:
+                self._decoded.refuse(Reason.BAD_NAME, f"metric {shown(name)}: {name_problem(name)}")
+                return
+            _SERIES.spend(300)  # a key that makes a metric is short
+            series.metrics[key] = metric
+        if problem is not None:
+            self._decoded.refuse(Reason.BAD_VALUE, f"metric {metric!r}: {problem}")
         else:
             self._decoded.samples.append((metric, ts, None, value))
-        return metric
 
 
 Field: TypeAlias = tuple[str, float | int | bool | str, str | None]

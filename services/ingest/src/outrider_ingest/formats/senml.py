@@ -23,6 +23,8 @@ VERSION_MAX = 10
 """RFC 8428 is version 10; a pack of a later one must not be guessed at (4.4)."""
 RELATIVE_BELOW_S = 2**28
 _NAME_MAX_CHARS = 4 * METRIC_MAX_CHARS
+_PLAIN = frozenset({"n", "u", "v", "t"})
+_NUMBER_TYPES = frozenset({int, float})
 _VALUES = ("v", "vs", "vb", "vd")
 _VALUE_TYPES = {"v": (int, float), "vs": (str,), "vb": (bool,), "vd": (str,)}
 
@@ -42,6 +44,8 @@ def decode_pack(document: list[Any]) -> Decoded:
         return decoded
     base = _Base()
     for record in document:
+        if type(record) is dict and _PLAIN.issuperset(record) and _read_plain(record, base, decoded):
+            continue
         try:
             if type(record) is not dict:
                 raise Refused(Reason.UNKNOWN_FORMAT, f"{shown(record)} stands where a SenML record is expected")
@@ -72,6 +76,8 @@ class _Base:
 
     def __init__(self) -> None:
         self.name = ""
+        self.metrics: dict[str, str] = {}
+        """Metrics by `n`, as long as the base name holds."""
         self.time: int | float = 0
         self.value: int | float = 0
         self.sum: int | float = 0
@@ -83,7 +89,8 @@ class _Base:
         name = record.get("bn", self.name)
         if type(name) is not str:
             raise Refused(Reason.BAD_NAME, f"bn must be text, not {shown(name)}")
-        self.name = name
+        if name != self.name:
+            self.name, self.metrics = name, {}
         self.time = _number(record, "bt", self.time, Reason.CLOCK_INVALID)
         self.value = _number(record, "bv", self.value, Reason.BAD_VALUE)
         self.sum = _number(record, "bs", self.sum, Reason.BAD_VALUE)
@@ -98,6 +105,23 @@ def _number(record: dict[str, Any], key: str, default: int | float, reason: Reas
     if problem := number_problem(value):
         raise Refused(reason, f"{key} {problem}")
     return value  # type: ignore[no-any-return]
+
+
+def _read_plain(record: dict[str, Any], base: _Base, decoded: Decoded) -> bool:
+    """The short way of a record with a name, a number and a real time and nothing to object to; False for any other."""
+    name, time_s = record.get("n"), record.get("t", 0)
+    value: Any = record.get("v")
+    if type(value) not in _NUMBER_TYPES or type(time_s) not in _NUMBER_TYPES or type(record.get("u", "")) is not str:
+        return False
+    metric = base.metrics.get(name) if type(name) is str else None
+    if metric is None:
+        return False
+    value += base.value
+    time_ms = (base.time + time_s) * 1000
+    if not (-NUMBER_MAX <= value <= NUMBER_MAX and RELATIVE_BELOW_S * 1000 <= time_ms <= NUMBER_MAX):
+        return False
+    decoded.samples.append((metric, round(time_ms), None, value))
+    return True
 
 
 def _read_record(record: dict[str, Any], base: _Base, decoded: Decoded) -> None:
@@ -143,6 +167,7 @@ def _metric(record: dict[str, Any], base: _Base) -> tuple[str, str]:
     metric = METRICS[plain]
     if not metric:
         raise Refused(Reason.BAD_NAME, f"metric {shown(key)}: {name_problem(plain)}")
+    base.metrics[name] = metric
     return key, metric
 
 
