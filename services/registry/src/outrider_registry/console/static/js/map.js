@@ -19,10 +19,10 @@ async function load() {
  *
  * `devices`: [[id, lat, lon, presence, heading|null, ts_ms, name]…] as GET /map gives them; `onOpen(id)` for a click on one.
  * `track`: {lat: [], lon: []} draws a line with its start and end, and points at its `stops`: [[lat, lon, text]…].
- * `fit`: show all of it at first (and again when `fit` changes).
+ * `fit`: show all of it at first (and again when `fit` changes); `fitTrack` false: a new track leaves the view as it is.
  * `control(map)` is given {move(entry), moveAll(entries), focus(id), fit()} for live positions without rendering again.
  */
-export function WorldMap({ devices, track, onOpen, control, height, fit = true, label = "Map", selected }) {
+export function WorldMap({ devices, track, onOpen, control, height, fit = true, fitTrack = true, label = "Map", selected }) {
   const box = useRef();
   const parts = useRef(null);
   const open = useRef(onOpen);
@@ -50,14 +50,14 @@ export function WorldMap({ devices, track, onOpen, control, height, fit = true, 
   useEffect(() => {
     if (!ready) return;
     parts.current.setDevices(devices ?? []);
-    if (!fit || !devices?.length || parts.current.fitted || track) return;
+    if (!fit || !devices?.length || parts.current.fitted || (track && fitTrack)) return;
     parts.current.fit();
     if (selected) parts.current.focus(selected);
   }, [ready, devices]);
   useEffect(() => {
     if (!ready) return;
     parts.current.setTrack(track);
-    if (fit && track?.lat?.length) parts.current.fit();
+    if (fit && fitTrack && track?.lat?.length) parts.current.fit();
   }, [ready, track, fit]);
   useEffect(() => {
     if (ready) parts.current.select(selected);

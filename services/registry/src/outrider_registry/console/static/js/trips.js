@@ -4,7 +4,7 @@ import { DataChart } from "./data-chart.js";
 import { WorldMap } from "./map.js";
 import { can, readOverview } from "./session.js";
 import {
-  Button, Card, dateTime, Dialog, duration, Empty, Field, Form, html, Icon, Loaded, More, Pill, Table, toast, useData, useEffect, useForm, useMemo,
+  Button, Card, dateTime, Dialog, duration, Empty, Field, Form, html, Loaded, More, Pill, Table, toast, useData, useEffect, useForm, useMemo,
   useQuery, useRef, useState, value as writeValue,
 } from "./ui.js";
 
@@ -76,11 +76,9 @@ export function Trips({ device, range, tools, empty }) {
     setMarked([]);
   }, [device, range[0], micro, query.state]);
   const detail = useRef();
-  const choose = (trip) => {
-    setQuery({ trip: trip.id });
-    // on a phone the trip is below the list
-    if (matchMedia("(max-width: 1080px)").matches) setTimeout(() => detail.current?.scrollIntoView({ block: "start" }), 50);
-  };
+  const choose = (trip) => setQuery({ trip: trip.id });
+  // on a phone the trip is below the list
+  const reveal = () => matchMedia("(max-width: 1080px)").matches && detail.current?.scrollIntoView({ block: "start" });
   const mark = (trip, on) => setMarked((now) => (on ? [...now, trip] : now.filter((one) => one.id !== trip.id)));
   const merge = async () => {
     await post("/trips/merge", { ids: marked.map((one) => one.id) });
@@ -95,14 +93,14 @@ export function Trips({ device, range, tools, empty }) {
     { key: "when", title: "When", render: (trip) => html`<span class="two-lines nowrap"><strong>${fromTo(trip)}</strong><span>${dateTime(trip.start_at).slice(0, 10)}</span></span>` },
     ...(device ? [] : [{ key: "device", title: "Device", render: (trip) => html`<a href=${`/devices/${trip.device}/trips?trip=${trip.id}`}>${trip.device}</a>` }]),
     { key: "km", title: "Distance", align: "end", render: (trip) => html`<span class="nowrap value">${km(trip.distance_km)}</span>` },
-    { key: "duration", title: "Duration", align: "end", render: (trip) => html`<span class="nowrap">${duration(trip.duration_s)}</span>` },
+    { key: "duration", title: "Duration", align: "end", wide: true, keep: true, render: (trip) => html`<span class="nowrap">${duration(trip.duration_s)}</span>` },
     { key: "parts", title: "Moving / idle / stop", wide: true, render: (trip) => html`<${Parts} trip=${trip} />` },
     { key: "max", title: "Max", align: "end", wide: true, render: (trip) => html`<span class="nowrap">${kmh(trip.max_speed_kmh)}</span>` },
     { key: "state", title: "State", render: (trip) => html`<span class="nowrap"><${TripState} trip=${trip} /></span>` },
     { key: "doubts", title: "", wide: true, render: (trip) => html`<span class="nowrap"><${Doubts} trip=${trip} /></span>` },
   ];
   const shown = query.trip;
-  const narrow = shown ? columns.filter((column) => !column.wide) : columns;
+  const narrow = shown ? columns.filter((column) => !column.wide || column.keep) : columns;
   return html`
     <div class="toolbar">
       ${tools}
@@ -127,7 +125,7 @@ export function Trips({ device, range, tools, empty }) {
         }}<//>
         ${device && html`<${Edits} device=${device} onUndone=${first.reload} />`}
       </div>
-      ${shown && html`<div class="stack trip-detail" ref=${detail}><${One} key=${shown} id=${shown} link=${!device} onClose=${() => setQuery({ trip: undefined })} /></div>`}
+      ${shown && html`<div class="stack trip-detail" ref=${detail}><${One} key=${shown} id=${shown} link=${!device} onFound=${reveal} onClose=${() => setQuery({ trip: undefined })} /></div>`}
     </div>`;
 }
 
@@ -144,7 +142,7 @@ function Parts({ trip }) {
 }
 
 /** One trip: map, speed, figures, stops, gaps. */
-function One({ id, link, onClose }) {
+function One({ id, link, onFound, onClose }) {
   const [every, setEvery] = useState(REFRESH_MS);
   const trip = useData((signal) => get(`/trips/${id}`, undefined, { signal }), [id], { every });
   const map = useRef();
@@ -152,6 +150,7 @@ function One({ id, link, onClose }) {
   const found = trip.data;
   const open = !found || isOpen(found);
   useEffect(() => setEvery(open ? REFRESH_MS : 30000), [open]);
+  useEffect(() => { if (found) onFound(); }, [Boolean(found)]);
   const track = useMemo(() => found && trackOf(found), [found?.rev, found?.end_at, found?.track]);
   const definition = useMemo(() => found && {
     series: [{ device: found.device, metric: "speed_kmh" }], aggregation: "max",
@@ -266,10 +265,15 @@ function Edits({ device, onUndone }) {
     <//>`;
 }
 
-/** The open trip of a device in a line, or nothing. */
-export function OpenTrip({ device }) {
-  const trips = useData((signal) => get("/trips", { device, state: ["driving", "paused"], limit: 1 }, { signal }), [device], { every: REFRESH_MS });
-  const trip = trips.data?.items[0];
+/** The open trip of a device in a line, or nothing; `onTrack` is told its track, undefined where there is none. */
+export function OpenTrip({ device, onTrack }) {
+  const open = useData(async (signal) => {
+    const { items } = await get("/trips", { device, state: ["driving", "paused"], limit: 1 }, { signal });
+    return items.length ? get(`/trips/${items[0].id}`, undefined, { signal }) : null;
+  }, [device], { every: REFRESH_MS });
+  const trip = open.data;
+  useEffect(() => onTrack(trip ? trackOf(trip) : undefined), [trip?.track]);
+  useEffect(() => () => onTrack(undefined), []);
   if (!trip) return null;
-  return html`<p class="open-trip"><${Icon} name="trips" size=${16} /> <${TripState} trip=${trip} /> <span>since ${clock(trip.start_at)} · ${km(trip.distance_km)} · ${duration(trip.duration_s)}</span></p>`;
+  return html`<p class="open-trip"><${TripState} trip=${trip} /><a href=${`/devices/${device}/trips?trip=${trip.id}`}>since ${clock(trip.start_at)}</a><span>${km(trip.distance_km)} · ${duration(trip.duration_s)}</span></p>`;
 }

@@ -1,9 +1,10 @@
 // Where everything is, live. Click a device for what it is, again to open it.
 import { get, live } from "../api.js";
 import { WorldMap } from "../map.js";
+import { overview } from "../session.js";
 import { OpenTrip } from "../trips.js";
 import {
-  Ago, Button, count, Empty, html, Icon, navigate, Page, Presence, Problem, Spinner, Tags, useData, useEffect, useMemo, useQuery, useRef, useState,
+  Ago, Button, count, Empty, html, Icon, navigate, Page, Presence, Problem, Spinner, Tags, useData, useEffect, useMemo, useQuery, useRef, useShared, useState,
 } from "../ui.js";
 
 const STATES = [["online", "Online"], ["offline", "Offline"], ["unknown", "Never seen"]];
@@ -16,6 +17,8 @@ export default function FleetMap() {
   const [connected, setConnected] = useState(false);
   const [counts, setCounts] = useState({});
   const [text, setText] = useState("");
+  const [track, setTrack] = useState(undefined); // of the chosen device's open trip
+  const figures = useShared(overview);
   const loaded = useData(async (signal) => {
     const { devices } = await get("/map", undefined, { signal });
     known.current = new Map(devices.map((entry) => [entry[0], entry]));
@@ -64,7 +67,7 @@ export default function FleetMap() {
     <${Page} title="Map" flush actions=${html`<span class=${connected ? "live on" : "live"}><i aria-hidden="true"></i>${connected ? "Live" : "Connecting …"}</span>`}>
       ${loaded.error && html`<${Problem} error=${loaded.error} retry=${loaded.reload} />`}
       <div class="map-frame">
-        <${WorldMap} devices=${shown} onOpen=${choose} selected=${query.device} control=${(parts) => { control.current = parts; }} label="Map of all devices" />
+        <${WorldMap} devices=${shown} track=${track} fitTrack=${false} onOpen=${choose} selected=${query.device} control=${(parts) => { control.current = parts; }} label="Map of all devices" />
         <div class="map-panel">
           <div class="search"><${Icon} name="search" size=${16} />
             <input data-search type="search" aria-label="Find on the map" placeholder="Find on the map" value=${text} autocomplete="off" onInput=${(event) => setText(event.target.value)}
@@ -80,11 +83,12 @@ export default function FleetMap() {
           ${STATES.map(([state, title]) => html`
             <button type="button" key=${state} aria-pressed=${hidden.has(state) ? "false" : "true"} onClick=${() => toggle(state)}>
               <${Presence} state=${state} title=${title} />${title}<strong>${count(counts[state] ?? 0)}</strong></button>`)}
+          ${figures?.open_trips > 0 && html`<button type="button" onClick=${() => navigate("/trips?state=driving,paused")}>Open trips<strong>${count(figures.open_trips)}</strong></button>`}
           <button type="button" onClick=${() => control.current?.fit()}>Show all</button>
         </div>
         ${loaded.data === undefined && !loaded.error && html`<div class="map-wait"><${Spinner} /></div>`}
         ${loaded.data?.length === 0 && html`<div class="map-wait"><div class="card"><${Empty} title="No positions yet" icon="map">Devices appear once they send latitude and longitude, or have a fixed place.<//></div></div>`}
-        ${query.device && html`<${Chosen} key=${query.device} id=${query.device} entry=${known.current.get(query.device)} onClose=${() => choose(undefined)} />`}
+        ${query.device && html`<${Chosen} key=${query.device} id=${query.device} entry=${known.current.get(query.device)} onTrack=${setTrack} onClose=${() => choose(undefined)} />`}
       </div>
     <//>`;
 }
@@ -98,7 +102,7 @@ function merge(before, event) {
 }
 
 /** The device that was clicked. */
-function Chosen({ id, entry, onClose }) {
+function Chosen({ id, entry, onTrack, onClose }) {
   const device = useData((signal) => get(`/devices/${id}`, undefined, { signal }), [id], { every: 10000 });
   const one = device.data;
   return html`
@@ -109,7 +113,7 @@ function Chosen({ id, entry, onClose }) {
         <p><${Presence} text state=${one.presence?.state} status=${one.status} /> <span class="soft">· <${Ago} time=${one.presence?.seen_at} /></span></p>
         <p class="soft">${[id, one.type, one.tier, one.location].filter(Boolean).join(" · ")}</p>
         <${Tags} tags=${one.tags} />`}
-      <${OpenTrip} device=${id} />
+      <${OpenTrip} device=${id} onTrack=${onTrack} />
       ${entry && html`<p class="mono faint">${entry[1].toFixed(5)}, ${entry[2].toFixed(5)}</p>`}
       <${Button} kind="primary" onClick=${() => navigate(`/devices/${id}`)}>Open device<//>
     </aside>`;
