@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from outrider_cli.registry.client import command
-from outrider_cli.trips import edits, look, rules
+from outrider_cli.trips import edits, look, rules, score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,8 @@ Examples:
   outrider trips merge ID ID
 
   outrider trips profile set still_resume_s=600
+
+  outrider trips score drives.csv               how well the rules find drives whose truth is known
 """,
 )
 command(app, "list")(look.list_)
@@ -32,4 +34,5 @@ command(app)(edits.merge)
 command(app)(edits.split)
 command(app)(edits.undo)
 command(app)(edits.again)
+app.command("score", help=score.HELP)(score.score_)
 app.add_typer(rules.app, name="profile")

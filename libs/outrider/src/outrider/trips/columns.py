@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +30,7 @@ METRICS = (
     "fuel_pct",
 )
 LAT, LON, SPEED, IGNITION, GEAR, RPM, ODOMETER, ACCURACY, HDOP, SOC, FUEL = range(len(METRICS))
-_PLAIN = attrgetter("ts", *(name for name in METRICS if name != "gear"))
+_FIELDS = attrgetter("ts", *METRICS)
 _PARK, _DRIVE, _NEUTRAL = 0.0, 1.0, float("nan")
 _GEARS = {"P": _PARK, "PARK": _PARK, "PARKED": _PARK, "N": _NEUTRAL, "NEUTRAL": _NEUTRAL, "0": _NEUTRAL, "": _NEUTRAL}
 _HDOP_M = 5.0  # metres of error per unit of HDOP: what a consumer receiver's range error comes to
@@ -60,21 +59,17 @@ class Columns:
         """The columns of samples in any order; of rows with the same time the greatest value of each metric counts."""
         if not samples:
             return cls(np.empty(0), np.empty((len(METRICS), 0)))
-        table = np.array(list(map(_PLAIN, samples)), dtype=np.float64)
-        gears = [sample.gear for sample in samples]
-        codes: Any = np.nan
-        if any(gear is not None for gear in gears):
-            codes = np.fromiter(map(gear_code, gears), dtype=np.float64, count=len(gears))
-        values = np.empty((len(METRICS), len(samples)))
-        values[:GEAR] = table[:, 1 : GEAR + 1].T
-        values[GEAR] = codes
-        values[GEAR + 1 :] = table[:, GEAR + 1 :].T
-        return cls.merged(table[:, 0], values)
+        ts, *columns = zip(*map(_FIELDS, samples), strict=True)
+        values = np.full((len(METRICS), len(samples)), np.nan)
+        for metric, column in enumerate(columns):
+            if column.count(None) < len(column):  # most metrics are absent altogether: their columns cost nothing
+                values[metric] = list(map(gear_code, column)) if metric == GEAR else column
+        return cls.merged(np.array(ts, dtype=np.float64), values)
 
     @classmethod
-    def build(cls, ts: Iterable[float] | Floats, metrics: Mapping[str, Floats]) -> Columns:
+    def build(cls, ts: Sequence[float] | Ints | Floats, metrics: Mapping[str, Floats]) -> Columns:
         """From arrays by metric (METRICS; `gear` as `gear_code` gives it), for callers that have columns already."""
-        times = np.asarray(ts, dtype=np.float64)
+        times = np.array(ts, dtype=np.float64)
         values = np.full((len(METRICS), len(times)), np.nan)
         for name, column in metrics.items():
             values[METRICS.index(name)] = column

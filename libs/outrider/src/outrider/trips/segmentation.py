@@ -43,7 +43,6 @@ def segment(samples: Sequence[Sample] | Columns, rules: Rules, as_of_ms: int) ->
     future = float(columns.ts[-1]) if len(columns.ts) else 0.0
     columns, jumps = without_teleports(columns.clean(rules, as_of_ms), rules)
     moves = motion(columns, jumps, rules)
-    ledger = Ledger(columns, moves, rules)
     drafts: list[Draft] = []
     drifted: list[Floats] = []
     as_of = max(float(as_of_ms), float(columns.ts[-1])) if len(columns.ts) else float(as_of_ms)
@@ -54,7 +53,7 @@ def segment(samples: Sequence[Sample] | Columns, rules: Rules, as_of_ms: int) ->
         drifted += episode.drifted
     if drifted:
         columns = Columns(columns.ts, columns.values, (*columns.filtered, ("drift", np.concatenate(drifted))))
-        ledger = Ledger(columns, moves, rules)
+    ledger = Ledger(columns, moves, rules)
     state, since, due = _standing(drafts, columns, as_of)
     if future > as_of_ms + 1000 * rules.future_s:
         due = min(due or future, future - 1000 * rules.future_s)
