@@ -1,0 +1,3 @@
+DROP FUNCTION registry.erase_device, registry.erase_person, registry.acted;
+DROP TRIGGER keep_erased_away ON registry.device;
+DROP FUNCTION registry.keep_erased_away;
