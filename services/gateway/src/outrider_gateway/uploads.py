@@ -143,7 +143,8 @@ class Uploads:
         self._ack_timeout_s = ack_timeout_s
         self._give_up_s = give_up_s
         self._replica = replica
-        self._last: dict[tuple[str, str, str], int] = {}
+        self._last: dict[tuple[str, str, str], tuple[int, int]] = {}
+        """Per tenant, device and stream the number and the time that were given last."""
         self._of_device: dict[tuple[str, str], dict[tuple[str, int, int], Upload]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -158,11 +159,10 @@ class Uploads:
         self.in_hand.take(tenant, device, len(payload))
         taken = True
         try:
-            ts = time.time_ns() // 1_000_000
             if idempotency_key is None:
-                boot, seq = self.boot, self._next(tenant, device, stream)
+                boot, (seq, ts) = self.boot, self._next(tenant, device, stream)
             else:
-                claimed = await self._claim(tenant, device, stream, payload, idempotency_key, ts)
+                claimed = await self._claim(tenant, device, stream, payload, idempotency_key)
                 if claimed.outcome is not None:
                     UPLOADS.labels(stream, "replayed").inc()
                     return Receipt(stream, claimed.boot, claimed.seq, **_of(claimed.outcome), replayed=True)
@@ -202,14 +202,13 @@ class Uploads:
         ACK_SECONDS.observe(time.monotonic() - upload.since_s)
         return upload.receipt
 
-    async def _claim(
-        self, tenant: str, device: str, stream: Stream, payload: bytes, key: str, ts: int
-    ) -> store.Claimed:
+    async def _claim(self, tenant: str, device: str, stream: Stream, payload: bytes, key: str) -> store.Claimed:
         """The number of this key: the one it has, in whatever replica it got it, or a new one."""
         digest = hashlib.sha256(stream.encode() + b"\0" + payload).digest()
         found = await store.find(self._database, tenant, device, key)
         if found is None:
-            new = store.Claimed(stream, self.boot, self._next(tenant, device, stream), ts, digest, None)
+            seq, ts = self._next(tenant, device, stream)
+            new = store.Claimed(stream, self.boot, seq, ts, digest, None)
             try:
                 if await store.claim(self._database, tenant, device, key, new):
                     return new
@@ -228,10 +227,13 @@ class Uploads:
             )
         return found
 
-    def _next(self, tenant: str, device: str, stream: str) -> int:
+    def _next(self, tenant: str, device: str, stream: str) -> tuple[int, int]:
+        """The next number, and the time (epoch ms) of what has none: no two uploads of a device share one, since two
+        values of a metric at one time would be a conflict."""
         key = tenant, device, stream
-        self._last[key] = seq = self._last.get(key, 0) + 1
-        return seq
+        seq, ts = self._last.get(key, (0, 0))
+        self._last[key] = last = seq + 1, max(ts + 1, time.time_ns() // 1_000_000)
+        return last
 
     async def run(self, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `serve()` until cancelled. It stops first, so that its last requests still get their acks."""
@@ -268,12 +270,13 @@ class Uploads:
                 await processes.beat(self._database, self.boot, self._replica)
                 await store.expire(self._database)
                 if self.link.connected:
-                    await self._declare_for_dead()
+                    await self.declare_for_dead()
             except Transient as error:
                 log.debug("house_not_kept", extra={"reason": str(error)})
             await asyncio.sleep(processes.BEAT_S)
 
-    async def _declare_for_dead(self) -> None:
+    async def declare_for_dead(self) -> None:
+        """Declare gone what processes that died left open. Raises Transient."""
         dead = await processes.dead(self._database)
         gaps = await processes.gaps(self._database, dead) if dead else []
         for boot in set(dead) - {gap.boot for gap in gaps}:
