@@ -25,15 +25,23 @@ class NoLongerTheOne(Transient):
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """Rows about to be removed: of `table` (schema.table), from `start` until `end` (days, UTC).
+    """Rows about to be removed: of `table` (schema.table), from `start` until before `end` (days, UTC).
 
-    `tenants`: only of these; None: of everybody who still has rows there.
+    `tenants`: only of these; None: of everybody who still has rows there, but not of `but_not`, who keep theirs longer.
+    `start` may be date.min: everything older.
     """
 
     table: str
     start: date
     end: date
-    tenants: tuple[str, ...] | None
+    tenants: tuple[str, ...] | None = None
+    but_not: tuple[str, ...] = ()
+
+    def condition(self) -> tuple[str, list[str]]:
+        """SQL about a column `tenant` with one placeholder, and its value."""
+        if self.tenants is not None:
+            return "tenant = ANY (%s)", list(self.tenants)
+        return "tenant <> ALL (%s)", list(self.but_not)
 
 
 BeforeDrop = Callable[[Expiring], Awaitable[None]]

@@ -141,6 +141,22 @@ END $$;
 COMMENT ON FUNCTION lifecycle.set_policy IS
     'Changes some values of a tenant''s policy (or of ''*''); null: as for everybody. Refuses with a sentence what cannot work.';
 
+-- ---------------------------------------------------------------- what retention removed
+CREATE TABLE lifecycle.removed (
+    name   text NOT NULL,                          -- schema.table
+    tenant text NOT NULL,                          -- '*': every tenant without a row
+    before timestamptz NOT NULL,                   -- nothing before it is computed anew
+    done   timestamptz NOT NULL DEFAULT 'epoch', -- everything before it is gone
+    PRIMARY KEY (name, tenant)
+);
+COMMENT ON TABLE lifecycle.removed IS 'How far retention came: first before moves to the horizon, then rows are removed, then done follows.';
+
+CREATE FUNCTION lifecycle.removed_before(name_ text, tenant_ text) RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+    SELECT coalesce((SELECT before FROM lifecycle.removed WHERE (name, tenant) = (name_, tenant_)),
+                    (SELECT before FROM lifecycle.removed WHERE (name, tenant) = (name_, '*')), '-infinity')
+$$;
+
 -- For services that serve people: the tenant of the transaction ('*': the platform's own policy).
 CREATE FUNCTION lifecycle.tenant_policy() RETURNS TABLE (effective lifecycle.policy, own lifecycle.policy)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
