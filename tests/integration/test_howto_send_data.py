@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tests.bench.telegraf import find
 
-from outrider.servers import Mosquitto
+from outrider.servers import Mosquitto, ServerError
 from outrider.testing.devices import add_device
 from outrider.testing.fixtures import Database
 from outrider.testing.services import running
@@ -21,7 +23,7 @@ from outrider_writer_logs.app import service as writer_logs
 from outrider_writer_timeseries.app import service as writer
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "send-data.md"
-BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(bash|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SAMPLES = "SELECT metric, count(*) FROM telemetry.latest WHERE device = 'hand-1' GROUP BY metric"
 METRICS = {
     "temp_c",
@@ -36,7 +38,15 @@ METRICS = {
     "cpu_pct",
     "mem_pct",
     "battery_v",
+    "engine_coolant",
+    "weather_cellar_temp_c",
+    "weather_cellar_humidity_pct",
+    "weather_cellar_open",
+    "disk_root_free",
+    "disk_var_lib_free",
+    "oil_c",
 }
+TELEGRAF = {"cpu_cpu_total_usage_idle", "mem_total", "disk_root_free"}
 
 
 def code(language: str) -> str:
@@ -71,7 +81,45 @@ async def test_what_the_page_sends_is_stored(mosquitto: Mosquitto, database: Dat
         await eventually(lambda: database.rows("SELECT type FROM telemetry.event") == [("dtc",)])
         assert database.rows("SELECT reason, detail FROM rejected.message") == []
 
+        number = "SELECT contiguous_seq FROM telemetry.sequence_state WHERE device = 'hand-1' AND boot = 78"
+        await eventually(lambda: database.rows(number) == [(1,)])
+
         device = await asyncio.create_subprocess_exec(sys.executable, "-c", code("python"), env=environments["pi-8"])
         assert await asyncio.wait_for(device.wait(), 60) == 0
         state = "SELECT contiguous_seq, missing, duplicates FROM telemetry.sequence_state WHERE device = 'pi-8'"
         assert database.rows(state) == [(20, 0, 0)]
+
+
+def telegraf() -> Path | None:
+    """A Telegraf with the plugins the page uses; `make telegraf` builds one."""
+    try:
+        path = find().path
+    except ServerError:
+        return None
+    have = subprocess.run([path, "plugins", "outputs"], capture_output=True, text=True, check=False).stdout
+    return path if "outputs.mqtt" in have else None
+
+
+@pytest.mark.servers
+async def test_a_telegraf_agent_sends_as_it_is(mosquitto: Mosquitto, database: Database, tmp_path: Path) -> None:
+    program = telegraf()
+    if program is None:
+        pytest.skip("no Telegraf with outputs.mqtt here; golden vectors hold what one wrote")
+    urls = database.service_urls
+    database.rows("INSERT INTO registry.tenant (name) VALUES ('demo')")
+    database.rows("INSERT INTO registry.device (id, tenant) VALUES ('hand-1', 'demo')")
+    login = urlsplit(await add_device(mosquitto, "hand-1"))
+    config = tmp_path / "telegraf.conf"
+    config.write_text(code("toml").replace('interval = "10s"', 'interval = "1s"'))
+    environment = {**os.environ, "PORT": str(login.port), "SECRET": str(login.password)}
+    async with (
+        running(writer, mosquitto.url_of("writer-timeseries"), urls["writer-timeseries"]),
+        running(ingest, mosquitto.url_of("ingest"), urls["ingest"], ingest_directory="registry"),
+    ):
+        agent = await asyncio.create_subprocess_exec(program, "--config", config, env=environment)
+        try:
+            await eventually(lambda: {metric for metric, _ in database.rows(SAMPLES)} >= TELEGRAF)
+        finally:
+            agent.terminate()
+            await asyncio.wait_for(agent.wait(), 20)
+        assert database.rows("SELECT reason, detail FROM rejected.message") == []
