@@ -60,6 +60,13 @@ class Principal:
     name: str
     """Of the device, or of the token's owner."""
     address: str = ""
+    holder: str | None = None
+    """The token's id."""
+
+    @property
+    def actor(self) -> str:
+        """As the audit names it."""
+        return f"device:{self.device}" if self.kind == "device" else f"token:{self.name}/{self.holder}"
 
     def require(self, scope: str) -> None:
         """Raises Forbidden with the scope that is missing."""
@@ -97,7 +104,7 @@ class Access:
         if acts_in != found.tenant and (found.tenant is not None or not await self._tenant_exists(acts_in)):
             raise NotFound(f"There is no tenant {acts_in[:63]!r} that you may work in.")
         allowed = ROLE_SCOPES.get(found.role, frozenset())
-        return Principal("token", acts_in, None, allowed & frozenset(found.scopes), found.name, address)
+        return Principal("token", acts_in, None, allowed & frozenset(found.scopes), found.name, address, found.holder)
 
     async def of_device(self, device: str, secret: str, address: str) -> Principal:
         """The device with this id and secret."""

@@ -12,6 +12,7 @@ from outrider_gateway.access import Access
 from outrider_gateway.api import build_api
 from outrider_gateway.context import Gateway
 from outrider_gateway.limits import InHand
+from outrider_gateway.queries import Queries
 from outrider_gateway.settings import Settings
 from outrider_gateway.uploads import Uploads
 
@@ -46,12 +47,14 @@ async def build(chassis: Chassis[Settings]) -> None:
         ack_timeout_s=settings.gateway_ack_timeout_s,
         give_up_s=settings.gateway_give_up_s,
     )
+    queries = Queries(settings, database)
     url = (settings.gateway_url or server.url).rstrip("/")
-    server.app = build_api(Gateway(settings, database, access, uploads, url))
+    server.app = build_api(Gateway(settings, database, access, uploads, queries, url))
     chassis.health.checks["http"] = server.problem
     chassis.health.checks["broker"] = uploads.link.problem
     chassis.health.checks["keys"] = access.problem
     chassis.run_beside("keys", access.listen)
+    chassis.run_beside("changes", queries.listen)
     chassis.run_beside("uploads", lambda: uploads.run(server.run))
 
 

@@ -47,13 +47,12 @@ class Key:
     device: str | None
     """None: of many devices."""
     range: Range | None
-    """None: of now."""
+    """What it is about, by which it is known what changes it; None: of now. `parts` has it as it was asked."""
     parts: tuple[Any, ...]
 
     def text(self) -> str:
         """The name it is kept under."""
-        asked = None if self.range is None else (self.range.start_ms, self.range.end_ms)
-        digest = hashlib.sha256(orjson.dumps([self.kind, self.tenant, self.device, asked, self.parts])).hexdigest()
+        digest = hashlib.sha256(orjson.dumps([self.kind, self.tenant, self.device, self.parts])).hexdigest()
         return PREFIX + digest
 
 

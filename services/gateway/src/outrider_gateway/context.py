@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from outrider.runtime.database import Database
 from outrider_gateway.access import Access
+from outrider_gateway.queries import Queries
 from outrider_gateway.settings import Settings
 from outrider_gateway.uploads import Uploads
 
@@ -23,6 +24,8 @@ class Gateway:
     """Who a key or token is."""
     uploads: Uploads
     """Uploads in hand, on their way to the ledger."""
+    queries: Queries
+    """What questions are answered with."""
     url: str
     """Where it is reached, without a slash at the end."""
 

@@ -22,3 +22,14 @@ BEGIN
         END IF;
     END LOOP;
 END $$;
+-- What questions are answered from: functions of its own for the ledger, rollups and devices, views for trips.
+GRANT EXECUTE ON FUNCTION gateway.tenant_devices, gateway.tenant_series, gateway.tenant_metrics, gateway.tenant_samples,
+    gateway.tenant_kept, gateway.tenant_touched, gateway.tenant_buckets, gateway.tenant_fleet, gateway.tenant_latest,
+    gateway.tenant_stamp, gateway.note_position_read TO {role};
+DO $$
+BEGIN
+    IF to_regclass('trips.tenant_trip') IS NOT NULL THEN
+        GRANT USAGE ON SCHEMA trips TO {role};
+        GRANT SELECT ON trips.tenant_trip, trips.tenant_position TO {role};
+    END IF;
+END $$;

@@ -53,3 +53,27 @@ class Settings(ServiceSettings):
         ge=1,
         description="Wrong keys from one address in 5 minutes; then only keys known to be good pass from there.",
     )
+    gateway_query_timeout_s: float = Field(
+        10.0, gt=0, description="What reading a page of a question may take; then the asker is told to ask for less."
+    )
+    gateway_queries_at_once: int = Field(
+        6, ge=1, description="Questions read from the database at the same time; others wait for their turn."
+    )
+    gateway_cache_url: str = Field(
+        "",
+        description="Valkey that replicas share cached answers in (valkey://10.0.0.5:6379/0); empty: each process its own.",
+    )
+    gateway_cache_max_bytes: int = Field(
+        64 * 1024 * 1024, ge=0, description="Cached answers in this process, while there is no Valkey."
+    )
+    gateway_cache_status_s: float = Field(
+        300.0, ge=0, description="How long a device's latest values are cached while nothing came of it; 0: not at all."
+    )
+    gateway_cache_recent_s: float = Field(
+        60.0,
+        ge=0,
+        description="How long answers are cached that include the last ten minutes, or many devices' latest values.",
+    )
+    gateway_cache_aggregates_s: float = Field(
+        900.0, ge=0, description="How long aggregates of the past are cached; late data is heard when it is rolled up."
+    )

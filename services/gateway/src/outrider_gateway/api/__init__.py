@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
 
-from outrider_gateway.api import answers, document, phones, uploads
+from outrider_gateway.api import answers, document, fleet, latest, phones, telemetry, trips, uploads
 from outrider_gateway.api.guards import Guards
 from outrider_gateway.context import Gateway
 
 PREFIX = "/api/v1"
-MODULES = (uploads, phones)
+MODULES = (uploads, phones, telemetry, latest, trips, fleet)
 
 
 def routers() -> list[APIRouter]:

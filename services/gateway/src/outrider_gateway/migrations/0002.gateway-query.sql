@@ -210,6 +210,20 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION gateway.tenant_latest IS 'The newest sample of each series of these devices (NULL: all) and metrics (NULL: all).';
 
+-- Of a numbered message the stamp changes with its samples, in one transaction; of others when ingest notes within seconds
+-- that the device was heard.
+CREATE FUNCTION gateway.tenant_stamp(devices text[]) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    tenant_ text := current_setting('outrider.tenant', true);
+BEGIN
+    RETURN md5(concat_ws('/',
+        (SELECT string_agg(s.device || s.xmin, ',' ORDER BY s.device) FROM telemetry.seen s
+         WHERE s.device = ANY (devices) AND s.tenant = tenant_),
+        (SELECT string_agg(s.device || ':' || s.boot || ':' || s.xmin, ',' ORDER BY s.device, s.boot) FROM telemetry.sequence s
+         WHERE s.tenant = tenant_ AND s.device = ANY (devices) AND s.stream = 'telemetry')));
+END $$;
+
 -- Whoever looks at where devices were is in the audit, once an hour for each object, as the registry does it.
 CREATE FUNCTION gateway.note_position_read(actor_ text, object_ text, address_ text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$

@@ -92,6 +92,11 @@ def _no_time(text: str, what: str) -> Asking:
     )
 
 
+def fixed(*times: str | None) -> bool:
+    """True if all of these are given and name a time that stays: not `now`, and not back from it."""
+    return all(text is not None and text.strip()[:1].isdigit() for text in times)
+
+
 def range_of(start: str | None, end: str | None, now_ms: int, default_ms: int = 3_600_000) -> Range:
     """The range that `from` and `to` name; the `default_ms` before its end where no start is given."""
     end_ms = now_ms if end is None else moment_ms(end, now_ms, "to")

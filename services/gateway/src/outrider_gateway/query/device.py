@@ -154,7 +154,10 @@ async def _buckets(snapshot: Snapshot, question: Question, rest: Range, rows: in
     step = question.step_ms
     numeric = [one for one in question.series if one.kind in NUMERIC]
     kept = await store.kept(snapshot, [one.id for one in numeric], rest)
-    planned = (plan_rounded if rounded and step is not None else plan)(rest, step, kept, question.forced)  # type: ignore[operator]
+    if rounded and step is not None:
+        planned = plan_rounded(rest, step, kept, question.forced)
+    else:
+        planned = plan(rest, step, kept, question.forced)
     step = planned.step_ms
     next_ms: int | None = None
     if step is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
@@ -56,13 +57,21 @@ def choose(named: str | None, accept: str, offered: Sequence[str]) -> str:
     return offered[0]
 
 
+def rendered(document: Any) -> bytes:
+    """A document as JSON."""
+    try:
+        return orjson.dumps(document)
+    except TypeError:  # an integer of more than 64 bits, as jsonb may hold
+        return json.dumps(document, separators=(",", ":"), allow_nan=False, default=str).encode()
+
+
 def json_of(about: dict[str, Any], columns: Sequence[Column], page: Page) -> bytes:
     """The whole answer as one document: `columns` describes, `data` holds a list per column, `ts` in epoch ms."""
     described = [
         {"name": c.name, "metric": c.metric, "kind": c.kind, "unit": c.unit, "aggregate": c.aggregate} for c in columns
     ]
     data = {"ts": page.ts} | {c.name: values for c, values in zip(columns, page.values, strict=True)}
-    return orjson.dumps(about | {"columns": described, "data": data})
+    return rendered(about | {"columns": described, "data": data})
 
 
 async def csv_of(answer: Answer) -> AsyncIterator[bytes]:
@@ -96,7 +105,7 @@ async def arrow_of(answer: Answer) -> AsyncIterator[bytes]:
 
 def _array(column: Column, values: list[Any]) -> pa.Array:
     if column.kind == "json":
-        values = [None if value is None else orjson.dumps(value).decode() for value in values]
+        values = [None if value is None else rendered(value).decode() for value in values]
     return pa.array(values, _ARROW[column.kind])
 
 
@@ -114,7 +123,7 @@ def _cells(column: Column, values: list[Any]) -> list[str]:
         case "boolean":
             return ["" if value is None else ("true" if value else "false") for value in values]
         case "json":
-            return ["" if value is None else _cell(orjson.dumps(value).decode()) for value in values]
+            return ["" if value is None else _cell(rendered(value).decode()) for value in values]
         case _:
             return ["" if value is None else _cell(value) for value in values]
 

@@ -37,6 +37,8 @@ SELECT series_id, t, count, sum, min, max, first, last FROM gateway.tenant_bucke
 FLEET: LiteralString = """
 SELECT t, devices, count, sum, min, max, percentiles FROM gateway.tenant_fleet(%s, %s, %s, %s, %s, %s, %s)
 """
+STAMP: LiteralString = "SELECT gateway.tenant_stamp(%s)"
+LEDGER_DEVICES: LiteralString = "SELECT DISTINCT device FROM gateway.tenant_series(NULL, NULL)"
 LATEST: LiteralString = "SELECT device, metric, kind, unit, t, value FROM gateway.tenant_latest(%s, %s)"
 KEPT: LiteralString = "SELECT raw_from, tiers, tier_from, tier_until FROM gateway.tenant_kept()"
 TOUCHED: LiteralString = "SELECT bucket, hour FROM gateway.tenant_touched(%s, %s, %s)"
@@ -89,6 +91,16 @@ class Store:
                     ) from None
         finally:
             self._turns.release()
+
+    async def moved(self, tenant: str, plan: Plan) -> bool:
+        """True if raw samples that this plan read were removed meanwhile: it must be made anew."""
+        raw = [segment.start_ms for segment in plan.segments if segment.tier == "raw"]
+        if not raw:
+            return False
+        async with self._database.transaction() as connection:
+            await connection.execute("SELECT set_config('outrider.tenant', %s, true)", (tenant,))
+            row = await (await connection.execute(KEPT)).fetchone()
+        return row is not None and ms(row[0]) > min(raw)
 
     async def note_read(self, tenant: str, actor: str, object_: str, address: str) -> None:
         """Note in the audit that somebody reads positions, unless it was noted within the hour."""
@@ -186,6 +198,18 @@ async def latest(
     """(device, metric, kind, unit, epoch ms, value) of the newest sample of each series."""
     asked = (None if devices is None else list(devices), None if metrics is None else list(metrics))
     return await (await snapshot.connection.execute(LATEST, asked)).fetchall()
+
+
+async def stamp(snapshot: Snapshot, devices: Sequence[str]) -> str:
+    """What changes when these devices are heard, or a numbered message of theirs is stored."""
+    row = await (await snapshot.connection.execute(STAMP, (list(devices),))).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+async def ledger_devices(snapshot: Snapshot) -> list[str]:
+    """Every device of the tenant of which the ledger has a series."""
+    return [row[0] for row in await (await snapshot.connection.execute(LEDGER_DEVICES)).fetchall()]
 
 
 def _segments(plan: Plan) -> tuple[list[str], list[datetime], list[datetime], timedelta | None]:
