@@ -18,6 +18,7 @@ _STUCK_MS, _STUCK_MAX_MS = (
     30_000.0,
     60_000.0,
 )  # how long a vehicle must go on before and after a speed of 0 to refute it
+_STRAIGHT = 0.7  # the share of four steps that a way makes good
 _ODOMETER_KM = 0.05
 _TOWED_M = 2_500.0  # odometers may count whole kilometres; beyond this one that stands says something
 
@@ -153,18 +154,30 @@ class _Track:
         return np.asarray(self.least_m(a, b) * 3.6 / seconds)
 
     def through(self, at: Ints) -> Floats:
-        """The least speed (km/h) both before and after each of these fixes; 0 where one side is unknown."""
-        before = np.searchsorted(self.ts, self.ts[at] - _STUCK_MS, side="right") - 1
-        after = np.searchsorted(self.ts, self.ts[at] + _STUCK_MS, side="left")
-        inside = (before >= 0) & (after < len(self.ts))
-        a, b = np.where(inside, before, 0), np.where(inside, after, 0)
-        inside &= (self.ts[at] - self.ts[a] <= _STUCK_MAX_MS) & (self.ts[b] - self.ts[at] <= _STUCK_MAX_MS)
-        found = np.zeros(len(at))
-        at, a, b = at[inside], a[inside], b[inside]
-        back = self.least_m(a, at) * 3600 / (self.ts[at] - self.ts[a])
-        ahead = self.least_m(at, b) * 3600 / (self.ts[b] - self.ts[at])
-        found[inside] = np.minimum(back, ahead)
-        return found
+        """The least speed (km/h) both before and after each of these fixes, if they lie on a way; else 0.
+
+        Noise about a place can jump far, but it comes back: two steps of it are not longer than one.
+        """
+        place = [at]
+        inside = np.ones(len(at), dtype=np.bool_)
+        for step in (-1, -1, 1, 1):
+            origin = place[0] if step < 0 else place[-1]
+            if step < 0:
+                found = np.searchsorted(self.ts, self.ts[origin] - _STUCK_MS, side="right") - 1
+            else:
+                found = np.searchsorted(self.ts, self.ts[origin] + _STUCK_MS, side="left")
+            near = (found >= 0) & (found < len(self.ts))
+            found = np.where(near, found, origin)
+            inside &= near & (np.abs(self.ts[found] - self.ts[origin]) <= _STUCK_MAX_MS)
+            place = [found, *place] if step < 0 else [*place, found]
+        kmh = np.zeros(len(at))
+        first, before, at, after, last = (rows[inside] for rows in place)
+        steps = [self.least_m(a, b) for a, b in pairwise((first, before, at, after, last))]
+        straight = self.least_m(first, last) >= _STRAIGHT * np.sum(steps, axis=0)
+        back = steps[1] * 3600 / (self.ts[at] - self.ts[before])
+        ahead = steps[2] * 3600 / (self.ts[after] - self.ts[at])
+        kmh[inside] = np.where(straight, np.minimum(back, ahead), 0.0)
+        return kmh
 
 
 def _carried_by_fixes(ts: Floats, speed: Floats, odometer: Floats, fixes: Ints, track: _Track, rules: Rules) -> Bools:
@@ -176,8 +189,10 @@ def _carried_by_fixes(ts: Floats, speed: Floats, odometer: Floats, fixes: Ints, 
     places = np.arange(len(fixes))
     least = track.least_m(places[:-1], places[1:])
     kmh = least * 3.6 / seconds
-    shown = (least >= rules.bridge_m) & (kmh >= rules.bridge_kmh)
     wordless = np.isnan(speed[a]) | np.isnan(speed[b])
+    stands = (b - a == 1) & (speed[a] < rules.still_kmh) & (speed[b] < rules.still_kmh)
+    stands &= seconds < rules.silence_resume_s  # a receiver's noise of position, unless `through` knows better
+    shown = (least >= rules.bridge_m) & (kmh >= rules.bridge_kmh) & ~stands
     shown |= (
         wordless & (kmh >= rules.start_kmh) & (seconds >= 2 * _AROUND_MS / 1000) & (seconds < rules.silence_resume_s)
     )

@@ -81,9 +81,10 @@ def departure(
     gaps = np.diff(ts[oldest : row + 1])
     if running[-1] == 1:
         # Back to the last row that says "off" or the last gap; rows from before the sensor's first word belong to it.
-        broken = np.flatnonzero((running[:-1] == 0) | (gaps >= tempo.pause_ms))
+        unheard = np.isnan(running[:-1]) & (gaps >= tempo.sparse_ms)
+        broken = np.flatnonzero((running[:-1] == 0) | (gaps >= tempo.pause_ms) | unheard)
         on = oldest + (int(broken[-1]) + 1 if len(broken) else 0)
-        if len(broken) or on == 0 or ts[on] - ts[on - 1] >= tempo.pause_ms:
+        if len(broken) or on == 0 or ts[on] - ts[on - 1] >= tempo.sparse_ms:
             return float(ts[on]), _ON[SENSORS[int(engine.sensor[row - engine.base])][0]]
     sparse = np.flatnonzero(gaps >= tempo.sparse_ms)
     woke = oldest + (int(sparse[-1]) + 1 if len(sparse) else 0)

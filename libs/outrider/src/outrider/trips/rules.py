@@ -26,14 +26,14 @@ class Rules:
     still_pause_s: float = 5.0
     silence_pause_s: float = 30.0  # or 3 reporting intervals: longer than any network hiccup that devices retry over
     # EndTrip: what ends a trip.
-    silence_resume_s: float = 120.0  # or 3 reporting intervals, without displacement
+    silence_resume_s: float = 100.0  # or 3 reporting intervals, without displacement
     still_resume_s: float = 900.0  # standing, engine unknown: longer than crossings, queues, jams; shorter than errands
     idle_resume_s: float = 3600.0  # standing with the engine known to run
     off_resume_s: float = 60.0  # ignition off: longer than a stall and a restart
     engine_resume_s: float = 180.0  # rpm 0 or gear P: start-stop systems restart by then
     # Silence.
-    sparse_factor: float = 10.0  # at rest, reports this much rarer than while driving are a sleeping device's
-    sparse_s: float = 20.0  # ... and at least this far apart
+    sparse_factor: float = 5.0  # at rest, reports this much rarer than while driving are a sleeping device's
+    sparse_s: float = 10.0  # ... and at least this far apart
     bridge_s: float = 1800.0  # the longest silence that displacement can bridge: the longest road tunnels take 25 min
     bridge_kmh: float = 15.0  # ... when this was its average at least: traffic, not somebody's errand on foot
     bridge_m: float = 250.0  # ... and it went at least this far beyond the error of the fixes

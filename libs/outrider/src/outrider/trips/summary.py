@@ -18,7 +18,7 @@ from outrider.trips.rest import Tempo
 from outrider.trips.rules import Rules
 
 _SPEED_AGE_MS = 10_000.0
-_DENSE_MS = 5_000.0  # up to this interval the integral of Doppler speed beats the sum of noisy fixes
+_DENSE_S = 30.0  # up to this interval the integral of Doppler speed beats the sum of noisy fixes, above neither does
 _ODOMETER_SHARE = 0.02  # an odometer counts in steps; finer than this share of the trip it is the best there is
 _KIND_CONFIDENCE: dict[Evidence, float] = {
     "ignition": 1.0,
@@ -52,7 +52,7 @@ class Ledger:
     def __init__(self, columns: Columns, moves: Motion, rules: Rules) -> None:
         self.columns, self.moves, self.rules = columns, moves, rules
         ts = moves.ts
-        self.gps = self.speed = self.best = np.zeros(max(1, len(ts)))
+        self.gps = self.speed = self.best = self.crept = np.zeros(max(1, len(ts)))
         if len(ts) < 2:
             return
         seconds = np.diff(ts) / 1000
@@ -65,14 +65,15 @@ class Ledger:
         driven = (pace[:-1] + pace[1:]) / 7.2 * seconds
         known = ~np.isnan(driven)
         driven = np.where(known & (seconds < rules.silence_resume_s), driven, 0.0)
-        dense = known & (seconds * 1000 <= _DENSE_MS)
-        best = np.where(dense, driven, np.where(chord > 0, chord, driven))
+        both = np.where(chord > 0, (driven + chord) / 2, driven)
+        best = np.where(known & (seconds <= _DENSE_S), driven, np.where(driven > 0, both, chord))
+        crept = np.where(known & (seconds <= _DENSE_S) & (np.fmax(pace[:-1], pace[1:]) >= rules.still_kmh), driven, 0.0)
         late = chord > rules.max_kmh / 3.6 * np.maximum(seconds, 1) + rules.bridge_m
         if late.any():  # a fix after many rows without: its chord belongs to all of them
             total = np.concatenate(([0.0], np.cumsum(best)))
             for at in np.flatnonzero(late).tolist():
                 best[at] = max(best[at], chord[at] - (total[at] - total[max(0, int(fix[at]))]))
-        self.gps, self.speed, self.best = (_running(part) for part in (chord, driven, best))
+        self.gps, self.speed, self.best, self.crept = (_running(part) for part in (chord, driven, best, crept))
 
 
 def _running(parts: Floats) -> Floats:
@@ -96,9 +97,12 @@ def summarise(draft: Draft, ledger: Ledger, as_of: float) -> Trip:
     stops = _stops(draft, ledger, start, end)
     stop_s = sum(stop.end_ms - stop.start_ms for stop in stops) / 1000
     gaps, gap_m, rest_m = _gaps(draft, ledger)
-    gps_m, speed_m, best_m = (
-        float((part[lasts] - part[firsts]).sum()) for part in (ledger.gps, ledger.speed, ledger.best)
+    gps_m, speed_m, best_m, crept_m = (
+        float((part[lasts] - part[firsts]).sum()) for part in (ledger.gps, ledger.speed, ledger.best, ledger.crept)
     )
+    # Creeping is no movement, but it is a way: between the speeds `still_kmh` and `start_kmh` it counts too.
+    crept_m = float(ledger.crept[lasts[-1]] - ledger.crept[firsts[0]]) - crept_m
+    speed_m, best_m = speed_m + crept_m, best_m + crept_m
     has_fix, has_speed = bool((~np.isnan(values[LAT])).any()), bool((~np.isnan(values[SPEED])).any())
     odometer_km, fine = _odometer(values[ODOMETER])
     best_km = (best_m + rest_m) / 1000
