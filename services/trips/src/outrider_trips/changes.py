@@ -67,8 +67,12 @@ def detail_of(shown: Shown) -> dict[str, Any]:
     return to_json(shown.trip) | {"edits": list(shown.edits)}
 
 
-def compare(stored: Sequence[Stored], shown: Sequence[Shown]) -> Changes:
-    """Match by overlap, the longest first, and say what differs."""
+def compare(stored: Sequence[Stored], shown: Sequence[Shown], *, late: bool) -> Changes:
+    """Match by overlap, the longest first, and say what differs.
+
+    `late`: what is new is older than what was known, or an operator's. Only that makes a new revision of a final trip:
+    what follows it in order may still add to what is known of its end, the same in every run.
+    """
     kept = _match(stored, shown)
     written: list[Written] = []
     for i, one in enumerate(shown):
@@ -77,7 +81,7 @@ def compare(stored: Sequence[Stored], shown: Sequence[Shown]) -> Changes:
             event: Event | None = "opened" if one.trip.open else "closed"
             written.append(Written(uuid4(), 1, one.trip, bool(one.edits), detail, True, event))
         elif old.detail != detail:
-            rev = old.rev + (old.state == "final")
+            rev = old.rev + (late and old.state == "final")
             event = _event(old.state, one.trip.state)
             written.append(Written(old.id, rev, one.trip, bool(one.edits), detail, False, event))
     ids = {old.id for old in kept.values()}

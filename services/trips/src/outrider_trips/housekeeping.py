@@ -55,9 +55,7 @@ class Housekeeping:
 
     async def _round(self) -> None:
         if not self._told_rules:
-            async with self._database.transaction() as connection:
-                await profiles.publish_rules(connection)
-            self._told_rules = True
+            await self.tell_rules()
         if time.monotonic() > self._forget_at:
             async with self._database.transaction() as connection:
                 await connection.execute(FORGET, (self._settings.trips_positions_keep_days,))
@@ -69,6 +67,12 @@ class Housekeeping:
             waiting, oldest_s = await vehicles.waiting(connection)
         metrics.DIRTY.set(waiting)
         metrics.DIRTY_SECONDS.set(oldest_s)
+
+    async def tell_rules(self) -> None:
+        """Tell the database which rules a profile may have."""
+        async with self._database.transaction() as connection:
+            await profiles.publish_rules(connection)
+        self._told_rules = True
 
     async def clear_removed(self) -> None:
         """Have the retained topics of devices cleared that the registry knew and knows no more."""

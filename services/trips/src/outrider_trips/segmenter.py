@@ -133,7 +133,7 @@ class Segmenter:
             over = max((trip.end_ms for trip in stored if trip.start_ms < window.left_ms), default=-1)
             stored = [trip for trip in stored if trip.start_ms >= window.left_ms]
             shown = [one for one in shown if one.trip.start_ms > over]
-        changes = compare(stored, shown)
+        changes = compare(stored, shown, late=vehicle.late)
         await vehicles.remove(connection, [trip.id for trip in changes.removed])
         await vehicles.write(connection, vehicle, changes.written)
         await outbox.put(connection, vehicle, changes)

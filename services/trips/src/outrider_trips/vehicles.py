@@ -54,9 +54,10 @@ WHERE vehicle = %(vehicle)s AND ts >= {MS.format("%(from)s")}
 """
 BEFORE = f"SELECT {_EPOCH_MS.format('max(ts)')} FROM trips.position WHERE vehicle = %s AND ts < {MS.format('%s')}"
 AFTER = f"SELECT {_EPOCH_MS.format('min(ts)')} FROM trips.position WHERE vehicle = %s AND ts >= {MS.format('%s')}"
+# An open trip is wherever the clock may close it, so it belongs to every window.
 TRIPS = f"""
 SELECT id, rev, {_EPOCH_MS.format("start_at")}, {_EPOCH_MS.format("end_at")}, state, detail FROM trips.trip
-WHERE vehicle = %(vehicle)s AND end_at >= {MS.format("%(left)s")}
+WHERE vehicle = %(vehicle)s AND (state <> 'final' OR end_at >= {MS.format("%(left)s")})
   AND (%(right)s::bigint IS NULL OR start_at < {MS.format("%(right)s::bigint")}) ORDER BY start_at
 """
 EDITS = f"""
@@ -131,6 +132,8 @@ class Vehicle:
     from_ms: int | None = None
     to_ms: int | None = None
     frozen: int = 0
+    late: bool = False
+    """What touched it is older than its newest row, or than the time it was judged at."""
     pieces: Sequence[tuple[int, int, int]] = ()
     """(from, to, rows) of each touch."""
 
@@ -146,6 +149,7 @@ async def take(connection: psycopg.AsyncConnection, id_: int) -> Vehicle | None:
     if row is None:
         return None
     vehicle = Vehicle(id_, *row[:12])
+    known_ms = max(vehicle.last_ms or 0, vehicle.as_of_ms or 0)
     clocks: dict[str, int] = row[12] or {}
     touches = await (await connection.execute(TOUCHED.encode(), (id_,))).fetchall()
     for from_ms, to_ms, rows, frozen, moves, received_ms, slot in touches:
@@ -158,6 +162,7 @@ async def take(connection: psycopg.AsyncConnection, id_: int) -> Vehicle | None:
             vehicle.last_ms = to_ms if vehicle.last_ms is None else max(vehicle.last_ms, to_ms)
         if received_ms is not None and received_ms >= (vehicle.received_ms or 0):
             vehicle.received_ms, vehicle.slot = received_ms, slot
+    vehicle.late = vehicle.from_ms is not None and vehicle.from_ms <= known_ms
     vehicle.pieces = [(from_ms, to_ms, rows) for from_ms, to_ms, rows, *_ in touches]
     vehicle.clock_ms = clocks.get(str(vehicle.slot), min(clocks.values(), default=0))
     return vehicle

@@ -1,7 +1,8 @@
 """The window of event time that has to be segmented again: from a cut before what was touched to a cut behind it.
 
 An edge is a place where the core says that segmenting both sides apart gives the same trips, judged from rows none of
-which was touched: so the trips outside were right before and are right now. Rows are read until both edges are found.
+which was touched: so the trips outside were right before and are right now. A silence longer than the reach of the rules
+is one whatever was touched beside it. Rows are read until both edges are found.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Loader:
         self._cuts: list[int] = []
         self._low_ms = 0
         self._high_ms: int | None = None
+        self._earlier_ms: int | None = None  # the newest row before those in hand
+        self._later_ms: int | None = None  # the oldest behind them
         self._at_first = False  # nothing is before the rows in hand, and nothing ever was
         self._at_horizon = False
         self._clipped = False
@@ -78,12 +81,18 @@ class Loader:
         end = max(bounds.to_ms, covers_to_ms if covers_to_ms is not None else bounds.to_ms)
         step_ms = STEP_MS
         while (left := self._left(begin)) is None and not (self._at_first or self._at_horizon or self._clipped):
-            await self._more_before(step_ms)
-            step_ms *= 2
+            if self._earlier_ms is None:
+                await self._look_before()
+            else:
+                await self._more_before(step_ms)
+                step_ms *= 2
         step_ms = STEP_MS
         while (right := self._right(end)) is None and self._high_ms is not None:
-            await self._more_behind(step_ms)
-            step_ms *= 2
+            if self._later_ms is None:
+                await self._look_behind()
+            else:
+                await self._more_behind(step_ms)
+                step_ms *= 2
         frozen = False
         if left is None:
             left = 0
@@ -95,7 +104,8 @@ class Loader:
         if window.samples:
             # Before the very first row nothing can be; a trip that once began there belongs to the window.
             window.left_ms = window.samples[0].ts
-        window.right_ms = self._rows[right].ts if right is not None else None
+        if right is not None:
+            window.right_ms = self._rows[right].ts if right < len(self._rows) else self._later_ms
         window.resume_from_ms = self._resume() if right is None else None
         return window
 
@@ -109,21 +119,29 @@ class Loader:
         self._high_ms = high_ms if high_ms + reach_ms < bounds.last_ms else None
         self._take(await self._fetch(self._low_ms, self._high_ms), before=False)
 
+    async def _look_before(self) -> None:
+        self._earlier_ms = await self._neighbour(self._low_ms, False)
+        if self._earlier_ms is None or self._earlier_ms < self._bounds.horizon_ms:
+            self._earlier_ms, self._low_ms = None, self._stop_at(-1)
+
     async def _more_before(self, step_ms: int) -> None:
-        earlier = await self._neighbour(self._low_ms, False)
-        if earlier is None or earlier < self._bounds.horizon_ms:
-            self._low_ms = self._stop_at(-1)
-            return
-        low_ms = self._stop_at(min(self._low_ms - step_ms, earlier - self._rules.reach_ms - step_ms))
-        high_ms, self._low_ms = self._low_ms, low_ms
+        assert self._earlier_ms is not None
+        low_ms = self._stop_at(min(self._low_ms - step_ms, self._earlier_ms - self._rules.reach_ms - step_ms))
+        high_ms, self._low_ms, self._earlier_ms = self._low_ms, low_ms, None
         self._take(await self._fetch(low_ms, high_ms), before=True)
+
+    async def _look_behind(self) -> None:
+        assert self._high_ms is not None
+        self._later_ms = await self._neighbour(self._high_ms, True)
+        if self._later_ms is None:
+            self._high_ms = None
 
     async def _more_behind(self, step_ms: int) -> None:
         assert self._high_ms is not None
-        later = await self._neighbour(self._high_ms, True)
+        assert self._later_ms is not None
         low_ms = self._high_ms
-        reached_ms = max(low_ms + step_ms, (later or 0) + self._rules.reach_ms + step_ms)
-        self._high_ms = None if later is None or reached_ms >= self._bounds.last_ms else reached_ms
+        high_ms = max(low_ms + step_ms, self._later_ms + self._rules.reach_ms + step_ms)
+        self._high_ms, self._later_ms = None if high_ms >= self._bounds.last_ms else high_ms, None
         self._take(await self._fetch(low_ms, self._high_ms), before=False)
 
     def _stop_at(self, low_ms: int) -> int:
@@ -141,6 +159,11 @@ class Loader:
         if self._read > self._bounds.max_rows:
             self._clipped, self._high_ms = True, None
 
+    def _silent(self, i: int) -> bool:
+        """Before row i nothing came for longer than anything reaches."""
+        earlier_ms = self._rows[i - 1].ts if i else self._earlier_ms
+        return earlier_ms is not None and self._rows[i].ts - earlier_ms > self._rules.reach_ms
+
     def _known(self, i: int) -> bool:
         """All rows that decide whether row i begins a new part are in hand."""
         rows, reach_ms = self._rows, self._rules.reach_ms
@@ -150,23 +173,27 @@ class Loader:
         return before and (self._high_ms is None or rows[i].ts + reach_ms < self._high_ms)
 
     def _left(self, begin_ms: int) -> int | None:
-        reach_ms = self._rules.reach_ms
+        rows, reach_ms = self._rows, self._rules.reach_ms
         for i in reversed(self._cuts):
-            row = self._rows[i].ts
-            if row <= begin_ms and row + reach_ms < self._bounds.from_ms and self._known(i):
+            if rows[i].ts <= begin_ms and (
+                self._silent(i) or (rows[i].ts + reach_ms < self._bounds.from_ms and self._known(i))
+            ):
                 return i
-        if self._at_first:
+        if self._at_first or (rows and rows[0].ts <= begin_ms and self._silent(0)):
             return 0
         # Rows are gone before the horizon; but no trip goes on through a silence this long.
-        silent = self._at_horizon and self._rows and self._rows[0].ts - reach_ms >= self._bounds.horizon_ms
+        silent = self._at_horizon and rows and rows[0].ts - reach_ms >= self._bounds.horizon_ms
         return 0 if silent else None
 
     def _right(self, end_ms: int) -> int | None:
+        rows, reach_ms = self._rows, self._rules.reach_ms
         for i in self._cuts:
-            before = self._rows[i - 1].ts if i else 0
-            if before >= end_ms and before - self._rules.reach_ms > self._bounds.to_ms and self._known(i):
+            if rows[i - 1].ts >= end_ms and (
+                self._silent(i) or (rows[i - 1].ts - reach_ms > self._bounds.to_ms and self._known(i))
+            ):
                 return i
-        return None
+        over = rows and rows[-1].ts >= end_ms and self._later_ms is not None and self._later_ms - rows[-1].ts > reach_ms
+        return len(rows) if over else None
 
     def _first_after_horizon(self) -> int:
         for i in self._cuts:
