@@ -208,8 +208,9 @@ class Client:
         top: int | None = None,
     ) -> TripFigures:
         """Number, distance and times of the trips that began in the range (30 days where none is given); `order` by a figure."""
-        asked = {"from": _moment(start), "to": _moment(end), "by": by, "timezone": timezone, "micro": micro}
-        asked |= {"device": ",".join(devices) or None, "tag": tag, "type": type, "order": order, "top": top}
+        asked: dict[str, Any] = {"from": _moment(start), "to": _moment(end), "by": by, "timezone": timezone}
+        asked |= {"device": ",".join(devices) or None, "tag": tag, "type": type, "micro": micro}
+        asked |= {"order": order, "top": top}
         told = self._json("fleet/trips", asked)
         return TripFigures(
             time_of(told["from"]), time_of(told["to"]), told["by"], told["timezone"], tuple(told["rows"])

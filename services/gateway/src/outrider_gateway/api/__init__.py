@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 
 from outrider_gateway.api import answers, document, fleet, latest, phones, telemetry, trips, uploads
+from outrider_gateway.api.compression import Compression
 from outrider_gateway.api.guards import Guards
 from outrider_gateway.context import Gateway
 
@@ -40,5 +41,7 @@ def build_api(gateway: Gateway) -> FastAPI:
     """The application that HttpServer serves."""
     app = application()
     app.state.gateway = gateway
+    # The one added last is the outermost.
+    app.add_middleware(Compression)
     app.add_middleware(Guards, https=gateway.url.startswith("https://"))
     return app

@@ -115,7 +115,7 @@ def _complete(operation: dict[str, Any], secured: bool) -> None:
     operation.setdefault("security", [{"token": []}, {"key": []}])
     if secured:
         parameters.append({"$ref": "#/components/parameters/Tenant"})
-    for status in ("401", "403", "404", "422", "429", "503"):
+    for status in ("400", "401", "403", "404", "422", "429", "503"):
         responses.setdefault(status, {"$ref": f"#/components/responses/{status}"})
     responses.setdefault("4XX", {"$ref": "#/components/responses/4XX"})
     if not parameters:
