@@ -20,7 +20,7 @@ import pytest
 from psycopg import sql
 
 from outrider.runtime import migrate
-from outrider.servers import Mosquitto, Postgres, ServerError, TimescaleDB
+from outrider.servers import Mosquitto, Postgres, ServerError, TimescaleDB, Valkey
 
 PASSWORD = "test"
 
@@ -119,6 +119,17 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
         server = Mosquitto(tmp_path / "mosquitto", test_account=True)
     except ServerError as error:
         unavailable("Mosquitto", error)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def valkey(server_folder: Path) -> Iterator[Valkey]:
+    """An empty Valkey of this module's own; it may be killed and started again."""
+    try:
+        server = Valkey(server_folder / f"valkey-{secrets.token_hex(4)}")
+    except ServerError as error:
+        unavailable("Valkey", error)
     with server:
         yield server
 
