@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def state(server_folder: Path) -> Iterator[State]:
         postgres.find()
     except ServerError as error:
         unavailable("Mosquitto", error)
-    with Platform(server_folder / "browser") as platform:
+    with Platform(server_folder / "browser", scale={"lifecycle": 0, "gateway": 0}) as platform:
         argv = [sys.executable, "-m", "outrider_cli.main", "sim", "--data", str(platform.data_dir)]
         argv += ["--devices", "4", "--sensors", "2", "--duration", "0", "--json"]
         sim = subprocess.Popen(base.launcher(argv, death_signal=signal.SIGTERM), stdout=subprocess.DEVNULL)
@@ -274,6 +275,45 @@ def test_a_chart_is_composed_shared_and_opened_again(page: Page) -> None:
     expect(page.get_by_role("img", name=re.compile("vehicle-0001 speed_kmh, vehicle-0002 speed_kmh"))).to_be_visible()
 
 
+def two_drives(now_s: float) -> str:
+    """A telemetry message with two drives of two minutes northwards, an hour apart, the engine off after each."""
+    records = []
+    for n, begin_s in enumerate((now_s - 9000, now_s - 5400)):
+        for step in range(20):
+            moving = step < 13
+            place = {"lat": round(50 + 0.02 * n + 0.0015 * min(step, 13), 6), "lon": 8.6}
+            at_ms = round((begin_s + 10 * step) * 1000)
+            records.append({"ts": at_ms, **place, "speed_kmh": 60.0 if moving else 0.0, "ignition": moving})
+    return json.dumps({"records": records})
+
+
+def test_trips_are_looked_at_merged_and_taken_apart_again(page: Page, state: State) -> None:
+    with api(state) as client:
+        made = client.post("/devices", json={"id": "driver-1"})
+        assert made.status_code == 201, made.text
+        secret = client.post("/devices/driver-1/credentials").json()["secret"]
+    publish(state, "driver-1", secret, two_drives(time.time()))
+    page.goto("/devices/driver-1/trips")
+    rows = page.get_by_role("table", name="Trips", exact=True).locator("tbody tr")
+    expect(rows).to_have_count(2)
+    page.locator("main").focus()
+    rows.first.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Track of the trip")).to_be_visible()
+    expect(page.locator(".trip-facts")).to_contain_text("ignition")
+    expect(page.get_by_role("img", name="Chart of speed_kmh")).to_be_visible()
+    for row in (0, 1):
+        rows.nth(row).get_by_role("checkbox").check()
+    page.get_by_role("button", name="Merge 2").click()
+    expect(rows).to_have_count(1)
+    expect(page.get_by_text("2 trips merged")).to_be_visible()
+    page.get_by_role("button", name="Undo").click()
+    expect(rows).to_have_count(2)
+    with api(state) as client:
+        audit = client.get("/audit", params={"object": "device:driver-1", "action": "trip."}).json()["items"]
+    assert [line["action"] for line in audit] == ["trip.undo_merge", "trip.merge"]
+
+
 def test_a_claim_shows_its_token_once_with_what_to_type(page: Page) -> None:
     page.goto("/claims")
     page.get_by_role("button", name=re.compile("claim", re.IGNORECASE)).first.click()
@@ -284,8 +324,10 @@ def test_a_claim_shows_its_token_once_with_what_to_type(page: Page) -> None:
 
 
 def test_every_page_opens_without_an_error(page: Page) -> None:
-    tabs = [f"/devices/{VEHICLE}{tab}" for tab in ("", "/charts", "/logs", "/credentials", "/audit")]
-    pages = "devices map charts claims configurations rejected sequences users tokens tenants audit profile import"
+    tabs = [f"/devices/{VEHICLE}{tab}" for tab in ("", "/trips", "/charts", "/logs", "/credentials", "/audit")]
+    pages = (
+        "devices map trips charts claims configurations rejected sequences users tokens tenants audit profile import"
+    )
     for path in [*(f"/{name}" for name in pages.split()), *tabs]:
         page.goto(path)
         expect(page.locator("main h1").first).to_be_visible()
@@ -303,7 +345,15 @@ def test_it_fits_a_phone(browser: Browser, state: State, signed_in: str, scheme:
         has_touch=True,
     )
     page = watched(context)
-    for path in ("/devices", f"/devices/{VEHICLE}", f"/devices/{VEHICLE}/commands", "/rejected", "/charts/new", "/map"):
+    for path in (
+        "/devices",
+        f"/devices/{VEHICLE}",
+        f"/devices/{VEHICLE}/commands",
+        "/trips",
+        "/rejected",
+        "/charts/new",
+        "/map",
+    ):
         page.goto(path)
         expect(page.locator("main h1").first).to_be_visible()
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

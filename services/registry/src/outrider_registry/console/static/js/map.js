@@ -20,7 +20,7 @@ async function load() {
  * `devices`: [[id, lat, lon, presence, heading|null, ts_ms, name]…] as GET /map gives them; `onOpen(id)` for a click on one.
  * `track`: {lat: [], lon: []} draws a line with its start and end, and points at its `stops`: [[lat, lon, text]…].
  * `fit`: show all of it at first (and again when `fit` changes); `fitTrack` false: a new track leaves the view as it is.
- * `control(map)` is given {move(entry), moveAll(entries), focus(id), fit()} for live positions without rendering again.
+ * `control(map)` is given {move(entry), moveAll(entries), focus(id), fit("devices")} for live positions without rendering again.
  */
 export function WorldMap({ devices, track, onOpen, control, height, fit = true, fitTrack = true, label = "Map", selected }) {
   const box = useRef();
@@ -124,8 +124,8 @@ function build(L, world, element, onOpen) {
       if (at) map.setView(at, Math.max(map.getZoom(), 12));
       layer.select(id);
     },
-    fit() {
-      const bounds = track?.lat?.length ? L.latLngBounds(track.lat.map((lat, i) => [lat, track.lon[i]])) : layer.bounds();
+    fit(what = "track") {
+      const bounds = what === "track" && track?.lat?.length ? L.latLngBounds(track.lat.map((lat, i) => [lat, track.lon[i]])) : layer.bounds();
       if (!bounds?.isValid()) return;
       parts.fitted = true;
       map.fitBounds(bounds, { padding: [36, 36], maxZoom: 14, animate: false });

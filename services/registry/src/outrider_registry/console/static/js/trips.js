@@ -38,6 +38,9 @@ export function decode(text) {
   return track;
 }
 
+/** Reads again a few times: an edit is done within a moment, not at once. */
+const soon = (read) => [400, 1000, 2000, 3500].forEach((ms) => setTimeout(read, ms));
+
 export const isOpen = (trip) => trip.state !== "final";
 export const km = (value) => (value === null || value === undefined ? "–" : `${value < 10 ? value.toFixed(2) : value.toFixed(1)} km`);
 const kmh = (value) => (value === null || value === undefined ? "–" : `${Math.round(value)} km/h`);
@@ -84,7 +87,7 @@ export function Trips({ device, range, tools, empty }) {
     await post("/trips/merge", { ids: marked.map((one) => one.id) });
     toast("Merged; the list follows in a moment");
     setMarked([]);
-    await first.reload();
+    soon(first.reload);
   };
   const several = new Set(marked.map((one) => one.device)).size > 1;
   const columns = [
@@ -123,9 +126,9 @@ export function Trips({ device, range, tools, empty }) {
           return html`<${Sums} rows=${rows} all=${!next} />
             <${Table} label="Trips" columns=${narrow} rows=${rows} onOpen=${choose} selected=${(trip) => trip.id === shown} /><${More} next=${next} onMore=${more} />`;
         }}<//>
-        ${device && html`<${Edits} device=${device} onUndone=${first.reload} />`}
+        ${device && html`<${Edits} device=${device} onUndone=${() => soon(first.reload)} again=${first.data} />`}
       </div>
-      ${shown && html`<div class="stack trip-detail" ref=${detail}><${One} key=${shown} id=${shown} link=${!device} onFound=${reveal} onClose=${() => setQuery({ trip: undefined })} /></div>`}
+      ${shown && html`<div class="stack trip-detail" ref=${detail}><${One} key=${shown} id=${shown} link=${!device} onFound=${reveal} onEdited=${() => soon(first.reload)} onClose=${() => setQuery({ trip: undefined })} /></div>`}
     </div>`;
 }
 
@@ -142,7 +145,7 @@ function Parts({ trip }) {
 }
 
 /** One trip: map, speed, figures, stops, gaps. */
-function One({ id, link, onFound, onClose }) {
+function One({ id, link, onFound, onEdited, onClose }) {
   const [every, setEvery] = useState(REFRESH_MS);
   const trip = useData((signal) => get(`/trips/${id}`, undefined, { signal }), [id], { every });
   const map = useRef();
@@ -170,7 +173,8 @@ function One({ id, link, onFound, onClose }) {
     <//>
     <${Card} title="Speed"><${DataChart} definition=${definition} names=${false} height=${180} live=${false} /><//>
     <${Moments} trip=${one} onShow=${(at) => map.current?.map.setView(at, 16)} />
-    ${splitting && html`<${SplitDialog} trip=${one} onClose=${() => setSplitting(false)} onDone=${async () => { setSplitting(false); await trip.reload(); }} />`}`}<//>`;
+    ${link && html`<${Edits} device=${one.device} again=${one} onUndone=${onEdited} />`}
+    ${splitting && html`<${SplitDialog} trip=${one} onClose=${() => setSplitting(false)} onDone=${() => { setSplitting(false); soon(trip.reload); onEdited(); }} />`}`}<//>`;
 }
 
 const trackOf = (trip) => ({
@@ -235,7 +239,7 @@ function SplitDialog({ trip, onClose, onDone }) {
     const at = form.values.place ? Number(form.values.place) : new Date(form.values.at).getTime();
     await post(`/trips/${trip.id}/split`, { at: new Date(at).toISOString() });
     toast("Split; the list follows in a moment");
-    await onDone();
+    onDone();
   };
   return html`
     <${Dialog} title="Split this trip" onClose=${onClose} firm>
@@ -248,14 +252,15 @@ function SplitDialog({ trip, onClose, onDone }) {
 }
 
 /** Merges and splits in force, with a way back. */
-function Edits({ device, onUndone }) {
-  const edits = useData((signal) => get("/trip-edits", { device }, { signal }), [device], { every: REFRESH_MS });
+function Edits({ device, again, onUndone }) {
+  const edits = useData((signal) => get("/trip-edits", { device }, { signal }), [device, again]);
   const standing = (edits.data?.items ?? []).filter((one) => !one.undone_at);
   if (!standing.length) return null;
   const undo = async (edit) => {
     await del(`/trip-edits/${edit.id}`);
     toast("Taken back; the list follows in a moment");
-    await Promise.all([edits.reload(), onUndone(), readOverview()]);
+    onUndone();
+    await Promise.all([edits.reload(), readOverview()]);
   };
   return html`
     <${Card} title="Changed by operators">

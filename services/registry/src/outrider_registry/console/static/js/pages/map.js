@@ -84,7 +84,7 @@ export default function FleetMap() {
             <button type="button" key=${state} aria-pressed=${hidden.has(state) ? "false" : "true"} onClick=${() => toggle(state)}>
               <${Presence} state=${state} title=${title} />${title}<strong>${count(counts[state] ?? 0)}</strong></button>`)}
           ${figures?.open_trips > 0 && html`<button type="button" onClick=${() => navigate("/trips?state=driving,paused")}>Open trips<strong>${count(figures.open_trips)}</strong></button>`}
-          <button type="button" onClick=${() => control.current?.fit()}>Show all</button>
+          <button type="button" onClick=${() => control.current?.fit("devices")}>Show all</button>
         </div>
         ${loaded.data === undefined && !loaded.error && html`<div class="map-wait"><${Spinner} /></div>`}
         ${loaded.data?.length === 0 && html`<div class="map-wait"><div class="card"><${Empty} title="No positions yet" icon="map">Devices appear once they send latitude and longitude, or have a fixed place.<//></div></div>`}
