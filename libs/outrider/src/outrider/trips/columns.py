@@ -117,6 +117,10 @@ class Columns:
         bad = (bad | (values[ACCURACY] > rules.max_accuracy_m)) & ~np.isnan(lat)
         blank("bad_fix", (LAT, LON), bad)
         blank("bad_speed", (SPEED,), (values[SPEED] < 0) | (values[SPEED] > rules.max_kmh))
+        lat, lon = values[LAT], values[LON]
+        stale = np.zeros(len(ts), dtype=np.bool_)  # the receiver repeats itself: a place, but not one of this time
+        stale[1:] = (lat[1:] == lat[:-1]) & (lon[1:] == lon[:-1]) & (values[SPEED][1:] >= rules.start_kmh)
+        blank("stale_fix", (LAT, LON), stale)
         blank("bad_rpm", (RPM,), (values[RPM] < 0) | (values[RPM] > _MAX_RPM))
         blank("bad_odometer", (ODOMETER,), values[ODOMETER] < 0)
         return Columns(ts, values, tuple(filtered))

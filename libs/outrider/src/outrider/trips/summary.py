@@ -69,10 +69,12 @@ class Ledger:
         best = np.where(known & (seconds <= _DENSE_S), driven, np.where(driven > 0, both, chord))
         crept = np.where(known & (seconds <= _DENSE_S) & (np.fmax(pace[:-1], pace[1:]) >= rules.still_kmh), driven, 0.0)
         late = chord > rules.max_kmh / 3.6 * np.maximum(seconds, 1) + rules.bridge_m
-        if late.any():  # a fix after many rows without: its chord belongs to all of them
+        if late.any():  # a fix after many rows without: its chord belongs to all of them, if their speeds missed it
             total = np.concatenate(([0.0], np.cumsum(best)))
             for at in np.flatnonzero(late).tolist():
-                best[at] = max(best[at], chord[at] - (total[at] - total[max(0, int(fix[at]))]))
+                missed = chord[at] - (total[at] - total[max(0, int(fix[at]))])
+                if missed > chord[at] / 2:
+                    best[at] = max(best[at], missed)
         self.gps, self.speed, self.best, self.crept = (_running(part) for part in (chord, driven, best, crept))
 
 
