@@ -6,7 +6,7 @@ Each is a job; one replica at a time does them, another one takes over within se
 from __future__ import annotations
 
 from outrider.runtime.service import Chassis, Service
-from outrider_lifecycle import partitions, retention, rollups
+from outrider_lifecycle import archive, erase, partitions, retention, rollups
 from outrider_lifecycle.context import GROUP, Lifecycle
 from outrider_lifecycle.jobs import Jobs
 from outrider_lifecycle.settings import Settings
@@ -16,12 +16,15 @@ async def build(chassis: Chassis[Settings]) -> None:
     """Wire the service: settings → context → jobs, under one lease."""
     lifecycle = Lifecycle(chassis.settings, chassis.database, chassis.publisher)
     made = rollups.Rollups(lifecycle)
+    kept = archive.configured(lifecycle)
     jobs = Jobs(
         lifecycle,
         [
             *partitions.jobs(lifecycle),
             *rollups.jobs(lifecycle, made),
             *retention.jobs(lifecycle, made),
+            *(archive.jobs(kept) if kept else ()),
+            *erase.jobs(lifecycle, kept),
         ],
     )
     chassis.health.checks[GROUP] = jobs.problem

@@ -23,3 +23,6 @@ END $$;
 -- It alone moves horizons and drops partitions.
 GRANT EXECUTE ON FUNCTION runtime.drop_partitions, runtime.raise_horizon TO {role};
 GRANT SELECT, DELETE ON runtime.expired TO {role};
+-- What was restored of the archive stands apart from the ledger.
+GRANT USAGE ON SCHEMA restored TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA restored TO {role};

@@ -171,15 +171,21 @@ SERVICES: Mapping[str, Acls] = {
         *subscribe(topics.share("ingest", raw) for raw in topics.RAW_FILTERS),
         *receive(_RAW),
         *send(bus.filter() for bus in (topics.BUS_SAMPLES, topics.BUS_LOGS, topics.BUS_EVENTS)),
-        *send([topics.ACK.filter()]),
+        *send([topics.ACK.filter(), topics.ATTENDED.filter()]),
         *_closed(),
     ),
     "writer-timeseries": (
-        *_reads(topics.BUS_SAMPLES.filter(), topics.BUS_EVENTS.filter()),
+        *_reads(
+            topics.BUS_SAMPLES.filter(), topics.BUS_EVENTS.filter(), topics.ATTENDED.filter(group="writer-timeseries")
+        ),
         *send([topics.ACK.filter()]),
         *_closed(),
     ),
-    "writer-logs": (*_reads(topics.BUS_LOGS.filter()), *send([topics.ACK.filter()]), *_closed()),
+    "writer-logs": (
+        *_reads(topics.BUS_LOGS.filter(), topics.ATTENDED.filter(group="writer-logs")),
+        *send([topics.ACK.filter()]),
+        *_closed(),
+    ),
     # Reads back what it published retained.
     "trips": (
         *_reads(topics.BUS_SAMPLES.filter(), topics.TRIP.filter(), UPTIME),
@@ -190,7 +196,7 @@ SERVICES: Mapping[str, Acls] = {
     "lifecycle": (
         *receive(["fleet/v1/#"]),
         *subscribe([topics.DEVICE.format(tenant="+", device="+") + "#"]),
-        *send(topic.filter() for topic in (topics.STATUS, topics.SHADOW_DESIRED, topics.TRIP, topics.JOB)),
+        *send(dict.fromkeys(topic.filter() for topic in (*DEVICE_SENDS, *DEVICE_RECEIVES))),
         *_without_secrets(),
         *_closed(),
     ),

@@ -239,6 +239,9 @@ class Archive:
             async with self.lifecycle.transaction() as connection:
                 rows = await (await connection.execute(HOLDING, (tenant, device))).fetchall()
             for entry in [Entry(*row) for row in rows]:
+                if entry.encrypted and not self.cipher.can_read:
+                    unreadable.append(entry.file)
+                    continue
                 try:
                     removed += await self._rewrite(entry, device)
                     changed += 1
