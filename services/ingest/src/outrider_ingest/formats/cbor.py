@@ -190,13 +190,13 @@ class _Reader:
         body, labels, item = self._body, self._labels, self.item
         found: dict[str, Any] = {}
         while count is None or count > 0:
+            if count is None:
+                self._spend(2)
             first = body[at]
             if first < 24:  # nearly every key, and every other one takes the long way
                 key: Any = first
                 at += 1
             else:
-                if count is None:
-                    self._spend(2)
                 key, at = item(at, depth + 1)
                 if key is _BREAK:
                     self._check_break(count)

@@ -37,8 +37,12 @@ _TEXT = r'"(?:[^"\\]|\\.)*+"'
 # Possessive throughout: no text is read twice, however it is made.
 _LOOKS_LIKE = re.compile(rf"^(?![#{{\[\"'<,]){_KEY}(?:,{_KEY}={_KEY})*+ ++{_KEY}=", re.MULTILINE)
 """Measurement, tags and the key of the first field."""
-_LINE = re.compile(r'(?:[^"\n]++|"(?:[^"\\]|\\.)*+")*+', re.DOTALL)
-"""A line with the line ends inside its texts."""
+_LINE = re.compile(
+    r'(?:[^ \n\\]++|\\[^\n])*+(?:[^=\n\\]++|\\[^\n]|="(?:[^"\\]|\\.)*+"|[=\\])*+',
+    re.DOTALL,
+)
+"""A line, with the line ends inside the texts of its fields: a quote begins a text only behind a field's `=`."""
+_BLANK = re.compile(r"[ \t\r\n]*+")
 _HEAD = re.compile(rf"(((?:[^, \n\\]|\\.|\\$)++)((?:,{_KEY}={_KEY})*+)) ++")
 _TAG = re.compile(rf",({_KEY})=({_KEY})")
 _FIELD = re.compile(
@@ -92,36 +96,34 @@ def decode(body: bytes, document: object) -> Decoded | None:
 def _lines(text: str) -> list[tuple[int, str]]:
     """The lines that are neither blank nor a comment, with their numbers; at most one more than the limit."""
     found: list[tuple[int, str]] = []
-    number = 1
-    if '"' not in text:
+    if '="' not in text:
         for number, line in enumerate(text.split("\n"), 1):
-            _add(found, number, line)
-            if len(found) > MESSAGE_MAX_LINES:
-                break
+            line = line.strip(" \t\r")
+            if line and line[0] != "#":
+                found.append((number, line))
+                if len(found) > MESSAGE_MAX_LINES:
+                    break
         return found
-    at = 0
-    quotes = True
-    while at < len(text) and len(found) <= MESSAGE_MAX_LINES:
-        end = -1
-        if quotes and text[at] != "#":
-            match = _LINE.match(text, at)
-            end = match.end() if match else at
-            if end < len(text) and text[end] != "\n":
-                quotes = False  # one without an end: from here on a line ends where it ends
-        if not quotes or text[at] == "#":
-            end = text.find("\n", at)
-        end = len(text) if end == -1 else end
-        line = text[at:end]
-        _add(found, number, line)
-        number += line.count("\n") + 1
-        at = end + 1
+    at, number = 0, 1
+    while len(found) <= MESSAGE_MAX_LINES:
+        start = _end(_BLANK, text, at)
+        number += text.count("\n", at, start)
+        if start == len(text):
+            break
+        if text[start] == "#":
+            at = text.find("\n", start)
+            if at < 0:
+                break
+            continue
+        at = _end(_LINE, text, start)
+        found.append((number, text[start:at].rstrip(" \t\r")))
+        number += text.count("\n", start, at)
     return found
 
 
-def _add(found: list[tuple[int, str]], number: int, line: str) -> None:
-    line = line.strip(" \t\r")
-    if line and line[0] != "#":
-        found.append((number, line))
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match else at
 
 
 class _Series:
