@@ -26,6 +26,8 @@ _ROW = np.dtype(
 COPY_NUMBERS = "COPY telemetry.sample (series_id, ts, value) FROM STDIN (FORMAT binary)"
 TABLES = {"number": "sample", "boolean": "sample", "string": "sample_text", "json": "sample_json"}
 TYPES = {"sample": "double precision", "sample_text": "text", "sample_json": "jsonb"}
+LATE = "late_sample"
+"""Where numbers go that come after those of their day were removed (delivery rule 17)."""
 
 CREATE_STAGING = """
 CREATE TEMP TABLE IF NOT EXISTS staging_{table} (n integer, fresh boolean, series_id integer, ts timestamptz, value {type})
@@ -150,7 +152,7 @@ async def _through_staging(
     on_bad: Callable[[int, str], None],
 ) -> None:
     table = column.table
-    names = {"table": table, "type": TYPES[table]}
+    names = {"table": table, "type": TYPES.get(table, TYPES["sample"])}
 
     def text(i: int) -> Any:
         value = column.value[i]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -16,18 +16,19 @@ from psycopg import errors as pg
 from outrider.contract import limits, topics
 from outrider.contract.batch import BatchNumber, Header, Record, RecordBatch, SampleBatch, Shape
 from outrider.contract.reasons import EXPLANATION, Reason
-from outrider.runtime import rejects
-from outrider.runtime.accounting import LEDGER_ID, Accounting, Key
+from outrider.runtime import horizons, rejects
+from outrider.runtime.accounting import Accounting, Key
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
 from outrider.runtime.records import RecordTable
 from outrider.runtime.rejects import Rejection
 from outrider.runtime.tombstones import Tombstones, TombstonesChanged
 from outrider.runtime.verdicts import Verdicts, count, judge
-from outrider_writer_timeseries import samples
+from outrider_writer_timeseries import samples, touched
 from outrider_writer_timeseries.samples import Column
 from outrider_writer_timeseries.series import REFUSED, SeriesMap
 
+BEGIN = "SELECT telemetry.ledger_id()::text, (extract(epoch FROM now()) * 1000)::bigint"
 PARTITIONS = "SELECT runtime.ensure_partitions(%s, %s)"
 DAY_MS = 86_400_000
 _TABLES = tuple(samples.TYPES)
@@ -169,14 +170,15 @@ class Ledger:
         event_headers = [header for _, batch in work.events for header in batch.headers]
         async with self._database.transaction() as connection:
             async with connection.pipeline():  # what needs no answer in between goes in one round trip
-                id_cursor = await connection.execute(LEDGER_ID)
+                begun = await connection.execute(BEGIN)
                 erased = await self._tombstones.ask(connection)
                 sample_verdicts = await judge(connection, self._accounting, gathered.headers)
-            (ledger,) = await id_cursor.fetchone() or ("",)
+            ledger, now_ms = await begun.fetchone() or ("", 0)
             await self._tombstones.check(connection, erased, gathered.headers, event_headers)
             same = ledger_before in (None, ledger)
             if same:
-                stored = await self._store_samples(connection, gathered, ids, sample_verdicts, straight)
+                gone = await _gone(connection, gathered, now_ms)
+                stored = await self._store_samples(connection, gathered, ids, sample_verdicts, gone, straight)
                 event_verdicts = await judge(connection, self._accounting, event_headers)
                 events = await self._events.store(connection, event_verdicts, records)
                 both = [sample_verdicts, event_verdicts]
@@ -222,6 +224,7 @@ class Ledger:
         gathered: _Samples,
         ids: list[NDArray[np.int32]],
         verdicts: Verdicts,
+        gone: dict[str, NDArray[np.bool_]],
         straight: bool,
     ) -> int:
         if not len(gathered.ts):
@@ -244,6 +247,8 @@ class Ledger:
                 rows = np.flatnonzero(usable) if number == 0 else np.zeros(0, dtype=np.int64)
             else:
                 rows = np.flatnonzero(usable & (table_of == number))
+            if table in gone:  # what is counted already is a duplicate, whose stored rows may be gone
+                rows = rows[fresh[rows] | ~gone[table][rows]]
             if not len(rows):
                 continue
             chosen = gathered.value if len(rows) == len(gathered.value) else [gathered.value[i] for i in rows.tolist()]
@@ -262,8 +267,18 @@ class Ledger:
             def on_bad(i: int, why: str, rows: Any = rows) -> None:
                 refusals.add(int(rows[i]), Reason.BAD_VALUE, why)
 
-            await samples.store(connection, column, on_conflict, on_bad, straight=straight)
             stored += int(column.fresh.sum())
+            if table in gone:
+                late = gone[table][rows]
+                if table != "sample":
+                    await horizons.note(connection, _expired(table, gathered, rows[late]))
+                elif late.any():
+                    aside = replace(column.where(late), table=samples.LATE)
+                    await samples.store(connection, aside, on_conflict, on_bad, straight=False)
+                    column, rows = column.where(~late), rows[~late]
+            await samples.store(connection, column, on_conflict, on_bad, straight=straight)
+            if table == "sample":
+                await touched.note(connection, column.series[column.fresh], column.ts[column.fresh])
         refusals.settle()
         return stored
 
@@ -364,6 +379,28 @@ def _days(ts: NDArray[np.int64]) -> set[int]:
     if first // DAY_MS == last // DAY_MS and first >= limits.TIME_MIN_MS and last <= limits.TIME_MAX_MS:
         return {first // DAY_MS}  # nearly always, and much quicker
     return set(np.unique(ts[_plausible(ts)] // DAY_MS).tolist())
+
+
+async def _gone(connection: psycopg.AsyncConnection, gathered: _Samples, now_ms: int) -> dict[str, NDArray[np.bool_]]:
+    """Per table which samples are before its horizon (delivery rule 17); no table where none is."""
+    if not len(gathered.ts) or int(gathered.ts.min()) >= now_ms - horizons.RECENT_MS:
+        return {}  # nearly always: it costs nothing
+    found = await horizons.ask(connection, [f"telemetry.{table}" for table in _TABLES])
+    masks: dict[str, NDArray[np.bool_]] = {}
+    for table in _TABLES if found else ():
+        before = [found.before_ms(f"telemetry.{table}", header.tenant) for header in gathered.headers]
+        mask = gathered.ts < np.array(before, dtype=np.int64)[gathered.message]
+        if mask.any():
+            masks[table] = mask
+    return masks
+
+
+def _expired(table: str, gathered: _Samples, rows: NDArray[np.int64]) -> set[horizons.Expired]:
+    found: set[tuple[str, date]] = {
+        (gathered.headers[message].tenant, datetime.fromtimestamp(ts / 1000, UTC).date())
+        for message, ts in zip(gathered.message[rows].tolist(), gathered.ts[rows].tolist(), strict=True)
+    }
+    return {(f"telemetry.{table}", tenant, day) for tenant, day in found}
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:

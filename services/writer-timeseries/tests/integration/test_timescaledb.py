@@ -21,7 +21,7 @@ T0 = 1_790_000_000_000
 DAY_MS = 86_400_000
 CHUNKS = """
 SELECT format('%%I.%%I', chunk_schema, chunk_name), range_end - range_start > interval '1 day'
-FROM timescaledb_information.chunks WHERE format('%%I.%%I', hypertable_schema, hypertable_name) = %s ORDER BY range_start
+FROM timescaledb_information.chunks WHERE hypertable_schema || '.' || hypertable_name = %s ORDER BY range_start
 """
 NOW_MS = "SELECT (extract(epoch FROM now()) * 1000)::bigint"
 
@@ -52,16 +52,16 @@ def work(seq: int, times: list[int], device: str = "van-1") -> Work:
     return Work(samples=[("outrider/v1/samples/0", decode_samples(payload))])
 
 
-def test_migrations_make_hypertables_of_one_day_chunks(database: Database) -> None:
-    registered = database.rows("SELECT name, hypertable FROM runtime.partitioned ORDER BY 1")
-    assert ("telemetry.sample", True) in registered
-    assert all(hypertable for _, hypertable in registered)
+def test_migrations_make_hypertables_of_whole_days(database: Database) -> None:
+    registered = database.rows("SELECT name, hypertable, days FROM runtime.partitioned ORDER BY 1")
+    assert ("telemetry.sample", True, 1) in registered
+    assert all(hypertable for _, hypertable, _ in registered)
     made = database.rows(
-        "SELECT format('%%I.%%I', hypertable_schema, hypertable_name), column_name::text, time_interval = interval '1 day'"
+        "SELECT hypertable_schema || '.' || hypertable_name, column_name::text, extract(day FROM time_interval)::integer"
         " FROM timescaledb_information.dimensions ORDER BY 1"
     )
-    assert made == [(name, "ts", True) for name, _ in registered]
-    for name, _ in registered:
+    assert made == [(name, "ts", days) for name, _, days in registered]
+    for name, *_ in registered:
         assert [shared for _, shared in database.rows(CHUNKS, name)] == [True]
         assert database.value(f"SELECT count(*) FROM {name}") == 0
 
@@ -69,10 +69,12 @@ def test_migrations_make_hypertables_of_one_day_chunks(database: Database) -> No
 async def test_migrations_roll_back(ledger: Ledger, database: Database) -> None:
     await ledger.store(work(1, [database.value(NOW_MS)]))
     with psycopg.connect(database.admin_url, autocommit=True) as connection:
-        for package in reversed([migrate.BASE, *migrate.packages().values()]):
-            folder = Path(str(resources.files(package))) / "migrations"
-            for step in sorted(folder.glob("*.rollback.sql"), reverse=True):
-                connection.execute(step.read_bytes())
+        folders = [Path(str(resources.files(package))) for package in (migrate.BASE, *migrate.packages().values())]
+        steps = {step.name: step for folder in folders for step in (folder / "migrations").glob("*.rollback.sql")}
+        applied = connection.execute("SELECT migration_id FROM _yoyo_migration ORDER BY applied_at_utc DESC").fetchall()
+        assert len(applied) == len(steps)
+        for (name,) in applied:
+            connection.execute(steps[f"{name}.rollback.sql"].read_bytes())
     assert database.value("SELECT count(*) FROM timescaledb_information.hypertables") == 0
 
 

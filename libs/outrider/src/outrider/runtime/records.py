@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime
+from math import inf
 from typing import Any
 
 import orjson
@@ -14,6 +16,7 @@ from psycopg import sql
 from outrider.contract.batch import Header, Record
 from outrider.contract.limits import TIME_MAX_MS, TIME_MIN_MS
 from outrider.contract.reasons import EXPLANATION, Reason
+from outrider.runtime import horizons
 from outrider.runtime.copying import Row, copy_rows
 from outrider.runtime.database import Database
 from outrider.runtime.rejects import Rejection, as_payload
@@ -76,6 +79,11 @@ class RecordTable:
         # One rejection per message and reason, as they are unique on it.
         refused: dict[tuple[int, Reason], tuple[list[Record], str]] = {}
 
+        expired: set[horizons.Expired] = set()
+        gone = None
+        if min((r.ts for records in messages for r in records), default=inf) < time.time() * 1000 - horizons.RECENT_MS:
+            gone = await horizons.ask(connection, [self._name])
+
         def refuse(i: int, record: Record, reason: Reason, why: str) -> None:
             refused.setdefault((i, reason), ([], why))[0].append(record)
 
@@ -87,6 +95,10 @@ class RecordTable:
                 if not _plausible(record.ts):
                     refuse(i, record, Reason.CLOCK_INVALID, EXPLANATION[Reason.CLOCK_INVALID])
                     continue
+                if gone and record.ts < gone.before_ms(self._name, header.tenant):
+                    if i in verdicts.stale:  # a duplicate, whose stored row may be gone
+                        continue
+                    expired.add((self._name, header.tenant, _time(record.ts).date()))
                 row = self._row(header, item, record)
                 if i in verdicts.stale:
                     stale.append((i, (i, *row[:-1])))
@@ -99,6 +111,7 @@ class RecordTable:
             bad += 1
             refuse(row[0], messages[row[0]][row[1][8]], Reason.BAD_VALUE, why)
 
+        await horizons.note(connection, expired)
         await copy_rows(connection, self._copy, fresh, on_bad)
         if stale:
             await self._compare(

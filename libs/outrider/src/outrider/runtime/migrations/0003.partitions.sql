@@ -119,7 +119,7 @@ BEGIN
     EXECUTE format('SELECT coalesce(array_agg(c), ''{}'') FROM %s.drop_chunks(%L, older_than => %L::timestamptz, newer_than => %L::timestamptz) c',
                    timescale, registered.name, new, old) INTO dropped;
     FOR shared IN SELECT format('%I.%I', chunk_schema, chunk_name) FROM timescaledb_information.chunks
-                  WHERE format('%I.%I', hypertable_schema, hypertable_name) = registered.name AND range_end <= old LOOP
+                  WHERE hypertable_schema || '.' || hypertable_name = registered.name AND range_end <= old LOOP
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', shared);
         EXECUTE format('SELECT %L OR EXISTS (SELECT FROM %s)', used, shared) INTO used;
     END LOOP;
