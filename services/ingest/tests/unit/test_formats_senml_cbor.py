@@ -99,9 +99,13 @@ def test_any_bytes_give_samples_or_a_reason(first: int, rest: bytes) -> None:
     result = outcome(bytes([first]) + rest)
     if isinstance(result, tuple):
         assert len(result[1]) <= 400
+
+
+def test_cbor_is_for_telemetry_only() -> None:
     for decode in (decode_log, decode_event):
-        with pytest.raises(Refused):
-            decode(bytes([first]) + rest)
+        with pytest.raises(Refused) as caught:
+            decode(cbor2.dumps([{0: "a", 2: 1}]))
+        assert caught.value.reason is Reason.NOT_UTF8
 
 
 @given(st.lists(RECORD, min_size=1, max_size=3), st.integers(0, 200), st.binary(min_size=1, max_size=3))
