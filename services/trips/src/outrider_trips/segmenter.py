@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -126,9 +127,13 @@ class Segmenter:
             self._settings.trips_window_max_rows,
         )
         window, stored, edits = await _load(connection, vehicle, rules, bounds)
+        if window.frozen:
+            _count_frozen(vehicle, window)
+        if not window.samples:
+            return None
         as_of_ms = as_of(vehicle, int(self._settings.trips_settle_s * 1000))
         shown, now = await _segment(window.samples, rules, as_of_ms, edits)
-        _count(vehicle, window, now)
+        _count(window, now)
         if window.frozen or window.clipped:  # what reaches over the edge stays as it is
             over = max((trip.end_ms for trip in stored if trip.start_ms < window.left_ms), default=-1)
             stored = [trip for trip in stored if trip.start_ms >= window.left_ms]
@@ -153,18 +158,20 @@ async def _load(
         rules,
         bounds,
     )
-    window = await loader.load()
-    while True:
+    stored: list[Stored] = []
+    edits: list[Edit] = []
+
+    async def reach(window: Window) -> tuple[int, int]:
+        nonlocal stored, edits
         stored = await vehicles.trips(connection, vehicle.id, window.left_ms, window.right_ms)
         edits = await vehicles.edits(connection, vehicle.id, window.left_ms, window.right_ms)
-        low_ms = min([*(trip.start_ms for trip in stored), *(edit.from_ms for edit in edits), window.left_ms])
-        high_ms = max([*(trip.end_ms for trip in stored), *(edit.to_ms for edit in edits), 0])
-        if low_ms >= window.left_ms and (window.right_ms is None or high_ms < window.right_ms):
-            return window, stored, edits
-        wider = await loader.load(low_ms, high_ms)
-        if (wider.left_ms, wider.right_ms) == (window.left_ms, window.right_ms):
-            return wider, stored, edits
-        window = wider
+        return (
+            min([*(trip.start_ms for trip in stored), *(edit.from_ms for edit in edits), window.left_ms]),
+            max([*(trip.end_ms for trip in stored), *(edit.to_ms for edit in edits), 0]),
+        )
+
+    window = await loader.load_all(reach)
+    return window, stored, edits
 
 
 async def _segment(
@@ -175,16 +182,20 @@ async def _segment(
     return await asyncio.to_thread(segment_edited, samples, rules, as_of_ms, edits)
 
 
-def _count(vehicle: Vehicle, window: Window, now: Segmentation) -> None:
+def _count(window: Window, now: Segmentation) -> None:
     metrics.SEGMENTATIONS.inc()
     metrics.WINDOW_ROWS.inc(window.rows_read)
     metrics.CLIPPED.inc(window.clipped)
     for reason, count in now.filtered.items():
         metrics.FILTERED.labels(reason).inc(count)
-    if window.frozen:
-        late = sum(rows for _, to_ms, rows in vehicle.pieces if vehicle.horizon_ms <= to_ms < window.left_ms)
-        vehicle.frozen += late
-        metrics.FROZEN.inc(late)
+
+
+def _count_frozen(vehicle: Vehicle, window: Window) -> None:
+    """Rows behind the horizon of a window that begins before it; those before it were counted when they were stored."""
+    begins_ms = window.left_ms if window.samples else math.inf
+    late = sum(rows for _, to_ms, rows in vehicle.pieces if vehicle.horizon_ms <= to_ms < begins_ms)
+    vehicle.frozen += late
+    metrics.FROZEN.inc(late)
 
 
 def as_of(vehicle: Vehicle, settle_ms: int) -> int:

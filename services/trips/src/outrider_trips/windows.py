@@ -15,6 +15,8 @@ from outrider.trips import Rules, Sample, cuts
 STEP_MS = 3_600_000
 """How much more than the reach of the rules is read at first; doubled each time no edge is found."""
 
+Reach = Callable[["Window"], Awaitable[tuple[int, int]]]
+"""From when to when what is stored in a window reaches."""
 Fetch = Callable[[int, int | None], Awaitable[list[Sample]]]
 """Rows from (inclusive) to (exclusive; None: all that come), by time."""
 Neighbour = Callable[[int, bool], Awaitable[int | None]]
@@ -71,6 +73,20 @@ class Loader:
         self._at_horizon = False
         self._clipped = False
         self._read = 0
+
+    async def load_all(self, reach: Reach) -> Window:
+        """The smallest window over whose edges nothing reaches that is stored in it (but where rows are gone)."""
+        window = await self.load()
+        while True:
+            if not window.samples:
+                return window
+            low_ms, high_ms = await reach(window)
+            if low_ms >= window.left_ms and (window.right_ms is None or high_ms < window.right_ms):
+                return window
+            wider = await self.load(low_ms, high_ms)
+            if (wider.left_ms, wider.right_ms) == (window.left_ms, window.right_ms):
+                return wider
+            window = wider
 
     async def load(self, covers_from_ms: int | None = None, covers_to_ms: int | None = None) -> Window:
         """The smallest window whose edges are cuts, and that covers these times too."""
