@@ -33,6 +33,8 @@ TOLD_DEVICES = {"ACK", "SHADOW_DESIRED", "COMMAND", "JOB", "TRIP"}
 SECRETS = {"CREDENTIAL", "CREDENTIAL_CONFIRM"}
 CLAIMS = {"CLAIM", "CLAIM_REPLY"}
 BUS = {"BUS_SAMPLES", "BUS_LOGS", "BUS_EVENTS", "BUS_REJECTED", "BUS_TRIPS"}
+ATTENDED = {"ATTENDED"}
+"""OWN is the slot of writer-timeseries, SIBLING that of writer-logs."""
 ODD = {"%u telemetry", "%u ack"}
 """A device's topics with the name of an account that is none: what %u in a 2.0 acl_file makes of it."""
 OF_DEVICES = SAID_BY_DEVICES | TOLD_DEVICES | SECRETS
@@ -103,9 +105,25 @@ def people_and_devices(old: bool) -> list[Who]:
 
 ACK = cells({"ACK"}, *EVERYONES)
 SERVICES = [
-    Who("svc:ingest", cells({"BUS_SAMPLES", "BUS_LOGS", "BUS_EVENTS"}, OWN) | ACK, cells(RAW, *EVERYONES), shares=True),
-    Who("svc:writer-timeseries", ACK, cells({"BUS_SAMPLES", "BUS_EVENTS"}, OWN)),
-    Who("svc:writer-logs", ACK, cells({"BUS_LOGS"}, OWN)),
+    Who(
+        "svc:ingest",
+        cells({"BUS_SAMPLES", "BUS_LOGS", "BUS_EVENTS"}, OWN) | cells(ATTENDED, OWN, SIBLING) | ACK,
+        cells(RAW, *EVERYONES),
+        shares=True,
+    ),
+    Who("svc:writer-timeseries", ACK, cells({"BUS_SAMPLES", "BUS_EVENTS", "ATTENDED"}, OWN)),
+    Who("svc:writer-logs", ACK, cells({"BUS_LOGS"}, OWN) | cells(ATTENDED, SIBLING)),
+    Who(
+        "svc:trips",
+        cells({"TRIP"}, *EVERYONES) | cells({"BUS_TRIPS"}, OWN),
+        cells({"TRIP"}, *EVERYONES) | cells({"BUS_SAMPLES"}, OWN) | {("$SYS", OWN)},
+    ),
+    Who(
+        "svc:lifecycle",
+        cells(SAID_BY_DEVICES | {"CREDENTIAL_CONFIRM", "SHADOW_DESIRED", "TRIP", "JOB"}, *EVERYONES),
+        cells(SAID_BY_DEVICES | TOLD_DEVICES, *EVERYONES),
+    ),
+    Who("svc:gateway", cells({"TELEMETRY", "LOG", "EVENT"}, *EVERYONES), ACK),
     Who(
         "svc:registry",
         cells(RAW | {"STATUS", "SHADOW_DESIRED", "COMMAND", "CREDENTIAL"}, *EVERYONES)
@@ -137,6 +155,9 @@ def targets(who: Who) -> dict[str, Cell]:
         elif name in CLAIMS:
             found[topic.name(claim="c0ffee01")] = (name, OWN)
             found[topic.name(claim="c0ffee02")] = (name, SIBLING)
+        elif name in ATTENDED:
+            found[topic.name(group="writer-timeseries", slot=0)] = (name, OWN)
+            found[topic.name(group="writer-logs", slot=0)] = (name, SIBLING)
         else:
             found[topic.name(shard=0)] = (name, OWN)
     if who.username.startswith(("claim:", "user:")):  # see ODD
@@ -146,7 +167,7 @@ def targets(who: Who) -> dict[str, Cell]:
 
 
 def test_the_table_knows_every_topic_of_the_contract() -> None:
-    assert set(TOPICS) == OF_DEVICES | CLAIMS | BUS
+    assert set(TOPICS) == OF_DEVICES | CLAIMS | BUS | ATTENDED
 
 
 @pytest.fixture(scope="module", params=["2.1", "2.0"])

@@ -49,7 +49,8 @@ def may(acls: Iterable[Acl], kind: str, topic: str, user: str = "") -> bool:
 def name(topic: topics.Topic, **values: str) -> str:
     return str(
         topic.name(
-            **{"tenant": "acme", "device": "van-1", "metric": "rpm", "name": "reboot", "claim": "7f3a9c", "shard": "0"}
+            **{"tenant": "acme", "device": "van-1", "metric": "rpm", "name": "reboot", "claim": "7f3a9c", "shard": "0"},
+            **{"group": "writer-logs", "slot": "0"},
             | values
         )
     )

@@ -43,6 +43,7 @@ async def build(chassis: Chassis[Settings]) -> None:
             receive_maximum=max(
                 16, settings.in_hand_max_bytes // (2 * limits.BUS_BATCH_MAX_BYTES * settings.logs_slots)
             ),
+            must_store=True,
         ),
         filters=lambda slot: [topics.BUS_LOGS.name(shard=slot)],
         handle=handle,

@@ -196,7 +196,7 @@ SERVICES: Mapping[str, Acls] = {
     "lifecycle": (
         *receive(["fleet/v1/#"]),
         *subscribe([topics.DEVICE.format(tenant="+", device="+") + "#"]),
-        *send(dict.fromkeys(topic.filter() for topic in (*DEVICE_SENDS, *DEVICE_RECEIVES))),
+        *send(topic.filter() for topic in (*DEVICE_SENDS, topics.SHADOW_DESIRED, topics.TRIP, topics.JOB)),
         *_without_secrets(),
         *_closed(),
     ),

@@ -94,6 +94,8 @@ BUS_LOGS = Topic("outrider/v1/logs/{shard}")
 BUS_EVENTS = Topic("outrider/v1/events/{shard}")
 BUS_REJECTED = Topic("outrider/v1/rejected")
 BUS_TRIPS = Topic("outrider/v1/trips/{shard}")
+ATTENDED = Topic("outrider-attended/{group}/{slot}")
+"""Only the slot itself listens here, so the broker can be asked whether the slot is there, whoever else reads the bus."""
 
 RAW_FILTERS = (TELEMETRY.filter() + "/#", LOG.filter(), EVENT.filter())
 """What ingest's one group subscribes to (`telemetry/#` matches `telemetry` too: MQTT 5.0 section 4.7.1.2)."""

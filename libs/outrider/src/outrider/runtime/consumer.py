@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from outrider.contract import topics
 from outrider.contract.reasons import Reason
 from outrider.runtime import metrics, rejects
 from outrider.runtime.backoff import Backoff
@@ -46,6 +47,8 @@ class ConsumerSettings:
     batch_max_bytes: int
     batch_max_age_s: float
     receive_maximum: int
+    must_store: bool = False
+    """Whoever publishes for this group asks the broker whether its slots are there (`Publisher.publish_stored`)."""
 
 
 class Consumer:
@@ -108,7 +111,7 @@ class Consumer:
         session = Session(
             self._mqtt_url,
             lease.client_id,
-            self._filters(lease.slot),
+            [*self._filters(lease.slot), *self._own_topics(lease)],
             receive_maximum=self.settings.receive_maximum,
             max_bytes=self._session_max_bytes,
             may_connect=lease.renewal.confirmed,
@@ -126,6 +129,9 @@ class Consumer:
             stopping.set()
             retire.cancel()
             await asyncio.shield(self._stop(lease, session, connection, work))
+
+    def _own_topics(self, lease: Lease) -> list[str]:
+        return [topics.ATTENDED.name(group=lease.group, slot=lease.slot)] if self.settings.must_store else []
 
     async def _retire(self, lease: Lease, session: Session) -> None:
         await lease.retiring.wait()

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from outrider.contract import topics
 from outrider.runtime import metrics
 from outrider.runtime.backoff import Backoff
 from outrider.runtime.errors import ConnectionLost, SessionTakenOver, Transient
@@ -19,8 +20,14 @@ log = logging.getLogger(__name__)
 
 RETIRE_QUIET_S = 1.0
 """A retiring session with nothing in hand for so long is empty: the broker sends what it has at once."""
+ATTENDED_S = 10.0
+"""How long it is believed that a slot is there. It can go meanwhile only with the connection, by being retired, or by never
+having come back for as long as sessions live."""
+_ATTENDED = topics.ATTENDED.template.partition("{")[0]
 OVERHEAD_BYTES = 256
 """What a message in hand takes in memory beside its payload, about."""
+_BRIEF = Request(expiry_s=1)
+"""A slot that is away for a while finds no questions of that time in its queue."""
 
 
 class Session:
@@ -193,6 +200,9 @@ class Session:
         self._connection = None
 
     def _on_delivery(self, delivery: Delivery) -> None:
+        if delivery.topic.startswith(_ATTENDED):
+            delivery.connection.ack([delivery.packet_id])
+            return
         queue = self._queue
         queue.append(delivery)
         self._in_hand += 1
@@ -214,6 +224,7 @@ class Publisher:
         self._client_id = client_id
         self._connection: Connection | None = None
         self._ready = asyncio.Event()
+        self._attended: dict[tuple[str, int], tuple[int, float]] = {}
         self.connections = 0
         """How often it connected: a broker that came back may have lost what was retained."""
 
@@ -257,6 +268,22 @@ class Publisher:
         await self._connection.publish(
             topic, payload, qos=qos, retain=retain, user_properties=user_properties, request=request
         )
+
+    async def publish_stored(self, topic: str, payload: bytes, *, group: str, slot: int) -> None:
+        """Publish with QoS 1 to the bus; returns once the broker has it for this slot of the group that must store it.
+
+        Of a topic that others read too the broker's PUBACK says nothing about that group, so its slot's own topic is asked
+        first, on every new connection and every ATTENDED_S. Raises Transient (ConnectionLost, NotStored).
+        """
+        connection, key = self.connections, (group, slot)
+        known, until_s = self._attended.get(key, (0, 0.0))
+        if known != connection or time.monotonic() > until_s:
+            until_s = time.monotonic() + ATTENDED_S
+            await self.publish(topics.ATTENDED.name(group=group, slot=slot), b"", request=_BRIEF)
+            self._attended[key] = (connection, until_s)
+        await self.publish(topic, payload)
+        if self.connections != connection:
+            raise ConnectionLost("the broker's connection was another one when the question was asked")
 
     async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish many (topic, payload) with QoS 0 in one write. Raises Transient (ConnectionLost)."""
