@@ -46,14 +46,14 @@ def may(acls: Iterable[Acl], kind: str, topic: str, user: str = "") -> bool:
     return max(found, key=lambda acl: acl.priority).allow if found else False
 
 
+LEVELS = {
+    **{"tenant": "acme", "device": "van-1", "metric": "rpm", "name": "reboot", "claim": "7f3a9c", "shard": "0"},
+    **{"group": "writer-logs", "slot": "0"},
+}
+
+
 def name(topic: topics.Topic, **values: str) -> str:
-    return str(
-        topic.name(
-            **{"tenant": "acme", "device": "van-1", "metric": "rpm", "name": "reboot", "claim": "7f3a9c", "shard": "0"},
-            **{"group": "writer-logs", "slot": "0"},
-            | values
-        )
-    )
+    return str(topic.name(**LEVELS | values))
 
 
 @given(tenant=NAMES, device=NAMES, other=NAMES)
