@@ -67,7 +67,7 @@ async def build(chassis: Chassis[Settings]) -> None:
     progress.consumer = chassis.consumers[-1]
     segmenter = Segmenter(chassis.database, settings)
     publishing = Publishing(chassis.database, chassis.publisher)
-    housekeeping = Housekeeping(chassis.database, settings)
+    housekeeping = Housekeeping(chassis.database)
     chassis.health.checks["segmenter"] = segmenter.problem
     chassis.health.checks["publishing"] = publishing.problem
     chassis.run_beside("publishing", publishing.run)

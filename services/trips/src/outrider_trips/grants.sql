@@ -1,13 +1,12 @@
--- The service appends rows of evidence and owns what is made of them; positions it never changes but by merging, nor removes
--- but by the day.
+-- The service appends rows of evidence and owns what is made of them; positions it never changes but by merging, and
+-- never removes: lifecycle does when they expire.
 GRANT USAGE ON SCHEMA trips TO {role};
 GRANT SELECT, INSERT, UPDATE ON trips.position, trips.progress, trips.rule TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON trips.vehicle, trips.touched, trips.trip, trips.retained, trips.outbox TO {role};
 GRANT DELETE ON trips.rule TO {role};
-GRANT SELECT ON trips.horizon, trips.edit, trips.profile TO {role};
+GRANT SELECT ON trips.edit, trips.profile TO {role};
 GRANT UPDATE (problem) ON trips.profile TO {role};
-GRANT EXECUTE ON FUNCTION trips.lock, trips.forget_positions TO {role};
-GRANT EXECUTE ON FUNCTION runtime.erased TO {role};
+GRANT EXECUTE ON FUNCTION trips.lock TO {role};
 -- Of the registry it may know which devices there are and of what type.
 DO $$
 BEGIN
@@ -33,6 +32,6 @@ BEGIN
             trips.tenant_put_profile, trips.tenant_drop_profile, trips.tenant_resegment TO outrider_registry;
     END IF;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'outrider_lifecycle') THEN
-        GRANT EXECUTE ON FUNCTION trips.erase_device, trips.forget_positions TO outrider_lifecycle;
+        GRANT EXECUTE ON FUNCTION trips.erase_device TO outrider_lifecycle;
     END IF;
 END $$;

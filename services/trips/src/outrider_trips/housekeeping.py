@@ -1,4 +1,4 @@
-"""What is done now and then: old positions go, topics of removed devices are cleared, rules are told, gauges are set."""
+"""What is done now and then: topics of removed devices are cleared, rules are told, gauges are set."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import time
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
 from outrider_trips import metrics, profiles, vehicles
-from outrider_trips.settings import Settings
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 REMOVED_S = 15.0
-FORGET_S = 3600.0
-FORGET = "SELECT trips.forget_positions(now() - make_interval(days => %s))"
 INSTALLED = "SELECT to_regclass('registry.device_types') IS NOT NULL"
 # A device that the registry never knew (it may run without one) is not removed.
 KNOWN = """
@@ -37,11 +34,9 @@ WHERE (r.tenant, r.device) = (gone.tenant, gone.device) AND r.payload IS NOT NUL
 class Housekeeping:
     """Each replica does it; twice does no harm."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._settings = settings
         self._told_rules = False
-        self._forget_at = 0.0
         self._removed_at = 0.0
 
     async def run(self) -> None:
@@ -56,10 +51,6 @@ class Housekeeping:
     async def _round(self) -> None:
         if not self._told_rules:
             await self.tell_rules()
-        if time.monotonic() > self._forget_at:
-            async with self._database.transaction() as connection:
-                await connection.execute(FORGET, (self._settings.trips_positions_keep_days,))
-            self._forget_at = time.monotonic() + FORGET_S
         if time.monotonic() > self._removed_at:
             await self.clear_removed()
             self._removed_at = time.monotonic() + REMOVED_S

@@ -23,7 +23,6 @@ from outrider_trips.changes import Changes, Stored, compare
 from outrider_trips.overlay import Edit, Shown, segment_edited
 from outrider_trips.profiles import Profiles
 from outrider_trips.settings import Settings
-from outrider_trips.store import LOCK
 from outrider_trips.vehicles import Vehicle
 from outrider_trips.windows import Bounds, Loader, Window
 
@@ -91,7 +90,6 @@ class Segmenter:
         """Segment what was touched of a vehicle; False if there was nothing to do. Raises Transient."""
         started = time.monotonic()
         async with self._database.transaction() as connection:
-            await connection.execute(LOCK)
             vehicle = await vehicles.take(connection, id_)
             if vehicle is None or (not vehicle.pieces and not vehicle.due):
                 return False

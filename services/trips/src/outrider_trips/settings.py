@@ -48,9 +48,3 @@ class Settings(ServiceSettings):
         ge=1_000,
         description="Most rows segmented at once; a window that would be larger is cut there, and counted.",
     )
-    trips_positions_keep_days: int = Field(
-        30,
-        ge=1,
-        le=36_500,
-        description="Days that positions are kept. Trips stay; but data later than this changes none, and no operator does.",
-    )

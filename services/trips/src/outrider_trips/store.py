@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import date, timedelta
 from typing import Any
 
 import psycopg
 from psycopg import errors as pg
 
+from outrider.runtime import horizons
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
+from outrider.runtime.horizons import Horizons
 from outrider_trips.evidence import COLUMNS, Evidence, Gathered, Key
 
 DAY_MS = 86_400_000
+TABLE = "trips.position"
 LOCK = "SELECT trips.lock(false)"
 PARTITIONS = "SELECT runtime.ensure_partitions('trips.position', %s)"
 ERASED = "SELECT runtime.erased(%s)"
@@ -40,11 +44,12 @@ WITH changed AS (
     RETURNING p.vehicle, p.ts
 )
 INSERT INTO trips.touched (vehicle, from_at, to_at, rows, frozen, moves, received_at, slot)
-SELECT c.vehicle, min(c.ts), max(c.ts), count(*), count(*) FILTER (WHERE c.ts < h.before), bool_or(k.moves),
+SELECT c.vehicle, min(c.ts), max(c.ts), count(*),
+       count(*) FILTER (WHERE c.ts < timestamptz 'epoch' + k.before * interval '1 millisecond'), bool_or(k.moves),
        max(timestamptz 'epoch' + k.received * interval '1 millisecond'), %(slot)s
 FROM changed c
-JOIN unnest(%(vehicles)s::int[], %(moves)s::boolean[], %(received)s::bigint[]) AS k(vehicle, moves, received) USING (vehicle)
-CROSS JOIN trips.horizon h
+JOIN unnest(%(vehicles)s::int[], %(moves)s::boolean[], %(received)s::bigint[], %(before)s::bigint[])
+     AS k(vehicle, moves, received, before) USING (vehicle)
 GROUP BY c.vehicle
 RETURNING rows, frozen
 """
@@ -100,7 +105,7 @@ class Positions:
         # Creating a partition locks the table, so it is done before, and committed.
         days = {ts // DAY_MS for gathered in evidence.devices.values() for ts in gathered.rows} - self._days
         if days:
-            dates = [datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date() for day in sorted(days)]
+            dates = [_date(day) for day in sorted(days)]
             async with self._database.transaction() as connection:
                 await connection.execute(PARTITIONS, (dates,))
             self._days |= days
@@ -118,12 +123,14 @@ async def _without_erased(
 
 
 async def _merge(connection: psycopg.AsyncConnection, devices: dict[Key, Gathered], slot: int, stored: Stored) -> None:
+    gone = await _gone(connection, devices)
     ids = await _ids(connection, list(devices))
     arguments: dict[str, Any] = {
         "slot": slot,
         "vehicles": [ids[key] for key in devices],
         "moves": [gathered.moves for gathered in devices.values()],
         "received": [gathered.received_ms for gathered in devices.values()],
+        "before": [gone.before_ms(TABLE, tenant) for tenant, _ in devices],
         "vehicle": [ids[key] for key, gathered in devices.items() for _ in gathered.rows],
         "ms": [ts for gathered in devices.values() for ts in gathered.rows],
     }
@@ -132,6 +139,23 @@ async def _merge(connection: psycopg.AsyncConnection, devices: dict[Key, Gathere
     for changed, frozen in await (await connection.execute(MERGE.encode(), arguments)).fetchall():
         stored.rows += changed
         stored.frozen += frozen
+
+
+async def _gone(connection: psycopg.AsyncConnection, devices: dict[Key, Gathered]) -> Horizons:
+    """The horizons, if any row is old enough; rows before them are stored all the same, and lifecycle is told."""
+    oldest = min(ts for gathered in devices.values() for ts in gathered.rows)
+    if oldest > time.time() * 1000 - horizons.RECENT_MS:
+        return Horizons({})
+    gone = await horizons.ask(connection, [TABLE])
+    if gone:
+        expired = {
+            (TABLE, tenant, _date(ts // DAY_MS))
+            for (tenant, _), gathered in devices.items()
+            for ts in gathered.rows
+            if ts < gone.before_ms(TABLE, tenant)
+        }
+        await horizons.note(connection, expired)
+    return gone
 
 
 async def _ids(connection: psycopg.AsyncConnection, keys: list[Key]) -> dict[Key, int]:
@@ -148,3 +172,8 @@ async def _ids(connection: psycopg.AsyncConnection, keys: list[Key]) -> dict[Key
 async def _find(connection: psycopg.AsyncConnection, columns: tuple[list[str], list[str]]) -> dict[Key, int]:
     rows = await (await connection.execute(FIND, columns)).fetchall()
     return {(tenant, device): id_ for tenant, device, id_ in rows}
+
+
+def _date(day: int) -> date:
+    """The date of a number of days since 1970."""
+    return date(1970, 1, 1) + timedelta(days=day)

@@ -10,10 +10,12 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
+from outrider.runtime import horizons
 from outrider.trips import Sample, Trip
 from outrider_trips.changes import Stored, Written
 from outrider_trips.evidence import COLUMNS
 from outrider_trips.overlay import Edit
+from outrider_trips.store import LOCK, TABLE
 
 MS = "timestamptz 'epoch' + {} * interval '1 millisecond'"
 _EPOCH_MS = "(extract(epoch FROM {}) * 1000)::bigint"
@@ -38,9 +40,8 @@ WITH clock AS ({CLOCKS})
 SELECT v.tenant, v.device, v.moves, {_EPOCH_MS.format("v.first_at")}, {_EPOCH_MS.format("v.last_at")},
        {_EPOCH_MS.format("v.received_at")}, v.slot, {_EPOCH_MS.format("v.window_from")},
        {_EPOCH_MS.format("v.as_of_at")}, {_EPOCH_MS.format("v.due_at")}, v.registered IS DISTINCT FROM false,
-       CASE WHEN isfinite(h.before) THEN {_EPOCH_MS.format("h.before")} ELSE 0 END,
        (SELECT jsonb_object_agg(slot, CASE WHEN isfinite(at) THEN {_EPOCH_MS.format("at")} ELSE 0 END) FROM clock)
-FROM trips.vehicle v CROSS JOIN trips.horizon h WHERE v.id = %s FOR NO KEY UPDATE OF v SKIP LOCKED
+FROM trips.vehicle v WHERE v.id = %s FOR NO KEY UPDATE OF v SKIP LOCKED
 """
 TOUCHED = f"""
 DELETE FROM trips.touched WHERE vehicle = %s
@@ -126,7 +127,8 @@ class Vehicle:
     due_ms: int | None
     exists: bool
     """Not removed from the registry."""
-    horizon_ms: int
+    horizon_ms: int = 0
+    """Rows before it are gone, or being removed."""
     clock_ms: int = 0
     """All that ingest received for it before is stored."""
     from_ms: int | None = None
@@ -144,13 +146,19 @@ class Vehicle:
 
 
 async def take(connection: psycopg.AsyncConnection, id_: int) -> Vehicle | None:
-    """Lock a vehicle and take what touched it; None if another replica has it, or it is gone."""
+    """Lock a vehicle and take what touched it; None if another replica has it, or it is gone.
+
+    Until the transaction ends none of its rows is removed.
+    """
+    await connection.execute(LOCK)
+    gone = await horizons.ask(connection, [TABLE])
     row = await (await connection.execute(TAKE.encode(), (id_,))).fetchone()
     if row is None:
         return None
-    vehicle = Vehicle(id_, *row[:12])
+    vehicle = Vehicle(id_, *row[:11])
+    vehicle.horizon_ms = gone.before_ms(TABLE, vehicle.tenant)
     known_ms = max(vehicle.last_ms or 0, vehicle.as_of_ms or 0)
-    clocks: dict[str, int] = row[12] or {}
+    clocks: dict[str, int] = row[11] or {}
     touches = await (await connection.execute(TOUCHED.encode(), (id_,))).fetchall()
     for from_ms, to_ms, rows, frozen, moves, received_ms, slot in touches:
         vehicle.from_ms = from_ms if vehicle.from_ms is None else min(vehicle.from_ms, from_ms)

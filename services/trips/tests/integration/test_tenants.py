@@ -66,7 +66,7 @@ async def test_bad_edits_are_refused_in_words(fleet: Fleet) -> None:
 
 async def test_profile_of_type_and_tenant(fleet: Fleet) -> None:
     database = fleet.database
-    await Housekeeping(fleet.pool, fleet.settings).tell_rules()
+    await Housekeeping(fleet.pool).tell_rules()
     database.rows("INSERT INTO registry.tenant (name) VALUES ('demo') ON CONFLICT DO NOTHING")
     database.rows(
         "INSERT INTO registry.device (id, tenant, type) VALUES ('slow', 'demo', 'tractor'), ('fast', 'demo', 'car')"
@@ -101,7 +101,7 @@ async def test_erased_device_leaves_nothing_and_comes_not_back(fleet: Fleet) -> 
 
 
 async def test_removed_device_has_no_topic(fleet: Fleet) -> None:
-    database, housekeeping = fleet.database, Housekeeping(fleet.pool, fleet.settings)
+    database, housekeeping = fleet.database, Housekeeping(fleet.pool)
     database.rows("INSERT INTO registry.tenant (name) VALUES ('demo') ON CONFLICT DO NOTHING")
     database.rows("INSERT INTO registry.device (id, tenant) VALUES ('gone', 'demo')")
     await driven(fleet, "gone")
@@ -131,8 +131,9 @@ async def test_window_whose_positions_are_gone_is_frozen(fleet: Fleet) -> None:
     hole = rows[20:40]
     await driven(fleet, "frozen", [row for row in rows if row not in hole])
     before = fleet.trips("frozen")
-    horizon = f"timestamptz 'epoch' + {T0 + DAY} * interval '1 millisecond'"
-    assert fleet.call(f"SELECT trips.forget_positions({horizon})") >= 0
+    horizon = f"date_trunc('day', timestamptz 'epoch' + {T0 + DAY} * interval '1 millisecond', 'UTC')"
+    fleet.database.rows(f"SELECT runtime.raise_horizon('trips.position', 'demo', {horizon})")
+    fleet.database.rows(f"DELETE FROM trips.position WHERE ts < {horizon}")
     await fleet.feed("frozen", hole, received_ms=T0 + 4 * DAY)
     await fleet.work()
     assert fleet.trips("frozen") == before
@@ -140,6 +141,7 @@ async def test_window_whose_positions_are_gone_is_frozen(fleet: Fleet) -> None:
     assert fleet.call("SELECT count(*) FROM trips.tenant_position WHERE device = 'frozen' AND ts < " + horizon) == len(
         hole
     )
+    assert fleet.call("SELECT count(*) FROM runtime.expired WHERE name = 'trips.position' AND tenant = 'demo'") == 1
     ids = [id_ for (id_,) in fleet.database.rows("SELECT id FROM trips.trip WHERE device = 'frozen' ORDER BY start_at")]
     with pytest.raises(psycopg.errors.RaiseException, match="Positions before"):
         fleet.call("SELECT trips.tenant_edit_merge(%s, 'user:ada')", ids[:2])

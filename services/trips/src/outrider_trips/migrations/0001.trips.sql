@@ -53,13 +53,6 @@ CREATE TABLE trips.progress (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE trips.progress IS 'How far each slot has come; the clock of its vehicles'' trips does not run ahead of it.';
 
-CREATE TABLE trips.horizon (
-    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    before   timestamptz NOT NULL DEFAULT '-infinity'
-);
-INSERT INTO trips.horizon DEFAULT VALUES;
-COMMENT ON TABLE trips.horizon IS 'Positions before this are gone: windows that reach before it are frozen (delivery rule 17).';
-
 -- ---------------------------------------------------------------- trips and what operators changed
 CREATE TABLE trips.trip (
     id          uuid PRIMARY KEY,
@@ -194,7 +187,7 @@ CREATE VIEW trips.tenant_profile WITH (security_barrier) AS
 SELECT tenant, type, rules, problem, updated_at FROM trips.profile
 WHERE tenant = '*' OR current_setting('outrider.tenant', true) IN ('*', tenant);
 
--- What a transaction that appends rows or segments holds shared, and one that takes rows away holds alone.
+-- What a transaction that appends rows or segments holds shared, and one that erases a device holds alone.
 CREATE FUNCTION trips.lock(alone boolean) RETURNS void
 LANGUAGE sql AS $$
     SELECT CASE WHEN alone THEN pg_advisory_xact_lock(7305441) ELSE pg_advisory_xact_lock_shared(7305441) END
@@ -203,9 +196,11 @@ $$;
 -- ---------------------------------------------------------------- edits by operators; the service applies them
 CREATE FUNCTION trips.touch_edit(edit_ trips.edit) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    horizon timestamptz := runtime.horizon_of('trips.position', edit_.tenant);
 BEGIN
-    IF edit_.from_at < (SELECT before FROM trips.horizon) THEN
-        RAISE 'Positions before % are gone: trips that old cannot be changed any more.', (SELECT before FROM trips.horizon);
+    IF edit_.from_at < horizon THEN
+        RAISE 'Positions before % are gone: trips that old cannot be changed any more.', horizon;
     END IF;
     INSERT INTO trips.touched (vehicle, from_at, to_at) VALUES (edit_.vehicle, edit_.from_at, edit_.to_at);
 END $$;
@@ -283,16 +278,16 @@ CREATE FUNCTION trips.tenant_resegment(device_ text, from_ timestamptz, to_ time
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     WITH asked AS (
         INSERT INTO trips.touched (vehicle, from_at, to_at)
-        SELECT id, greatest(from_, first_at, (SELECT before FROM trips.horizon)), least(to_, last_at) FROM trips.vehicle
+        SELECT id, greatest(from_, first_at, runtime.horizon_of('trips.position', tenant)), least(to_, last_at) FROM trips.vehicle
         WHERE device = device_ AND trips.sees(tenant) AND moves
-          AND greatest(from_, first_at, (SELECT before FROM trips.horizon)) <= least(to_, last_at)
+          AND greatest(from_, first_at, runtime.horizon_of('trips.position', tenant)) <= least(to_, last_at)
         RETURNING 1
     )
     SELECT count(*) FROM asked
 $$;
 COMMENT ON FUNCTION trips.tenant_resegment IS 'Has a device''s trips of this time segmented again, say by changed rules.';
 
--- ---------------------------------------------------------------- erase and retention
+-- ---------------------------------------------------------------- erase
 CREATE FUNCTION trips.erase_device(tenant_ text, device_ text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
@@ -321,32 +316,5 @@ BEGIN
     RETURN counts || jsonb_build_object('retained', rows_);
 END $$;
 COMMENT ON FUNCTION trips.erase_device IS 'Removes all of a device, and has its retained topic emptied; {table: rows}.';
-
-CREATE FUNCTION trips.forget_positions(before_ timestamptz) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
-DECLARE
-    part record;
-    rows_ bigint;
-BEGIN
-    before_ := date_trunc('day', before_, 'UTC');
-    PERFORM trips.lock(true);
-    UPDATE trips.horizon SET before = before_ WHERE before < before_;
-    IF NOT FOUND THEN
-        RETURN 0;
-    END IF;
-    IF (SELECT hypertable FROM runtime.partitioned WHERE name = 'trips.position') THEN
-        EXECUTE 'SELECT count(*) FROM (SELECT public.drop_chunks(''trips.position'', older_than => $1)) c' USING before_;
-    ELSE
-        FOR part IN SELECT inhrelid::regclass AS name FROM pg_inherits WHERE inhparent = 'trips.position'::regclass
-                    AND inhrelid::regclass::text ~ '^trips\.position_\d{8}$'
-                    AND to_date(right(inhrelid::regclass::text, 8), 'YYYYMMDD') < (before_ AT TIME ZONE 'UTC')::date LOOP
-            EXECUTE format('DROP TABLE %s', part.name);
-        END LOOP;
-    END IF;
-    DELETE FROM trips.position WHERE ts < before_;
-    GET DIAGNOSTICS rows_ = ROW_COUNT;
-    RETURN rows_;
-END $$;
-COMMENT ON FUNCTION trips.forget_positions IS 'Drops positions before a day; trips stay, and windows that reach before it are frozen.';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA trips FROM PUBLIC;
