@@ -51,7 +51,8 @@ CHANNELS = (
             payloads.SenmlPack,
             payloads.GoneMessage,
         ),
-        "Samples, recognised by content; also arrays of flat records; plain, zstd, gzip or zlib.",
+        "Samples, recognised by content; also arrays of flat records, SenML CBOR (RFC 8428 section 6) and Influx line protocol; "
+        "plain, zstd, gzip or zlib.",
     ),
     Channel(
         "telemetryMetric",

@@ -192,7 +192,7 @@ class SenmlRecord(Payload):
 
 
 class SenmlPack(RootModel[Annotated[list[SenmlRecord], Field(min_length=1)]]):
-    """SenML pack, JSON representation."""
+    """SenML pack, JSON representation; CBOR has the same fields by the integer labels of RFC 8428 table 4."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [[{"bn": "engine/", "bt": 1_760_000_000, "n": "temp", "u": "Cel", "v": 88.5}]]}
