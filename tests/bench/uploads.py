@@ -181,7 +181,7 @@ async def _mqtt(platform: Platform, load: Load, seconds: float) -> dict[str, Any
         await driver.send(load.devices)
         await driver.drained(60)
         await driver.rate(None)
-        figures = await _window(platform, driver.pid, mark, seconds)
+        figures = await _window(platform, driver.pid, mark, seconds, load.devices)
         await driver.rate(0)
         await driver.drained(60)
         return figures
@@ -210,16 +210,22 @@ async def _http(platform: Platform, secrets: dict[str, str], connections: int, s
         return figures["stored"], figures
 
     try:
-        return await _window(platform, process.pid, mark, seconds)
+        return await _window(platform, process.pid, mark, seconds, len(secrets))
     finally:
         stdin.close()
         await process.wait()
 
 
 async def _window(
-    platform: Platform, generator_pid: int, mark: Callable[[], Awaitable[tuple[int, dict[str, Any]]]], seconds: float
+    platform: Platform,
+    generator_pid: int,
+    mark: Callable[[], Awaitable[tuple[int, dict[str, Any]]]],
+    seconds: float,
+    warm: int,
 ) -> dict[str, Any]:
     await asyncio.sleep(WARM_S)
+    while (await mark())[0] < 3 * warm:  # every device has its key checked and its acks subscribed
+        await asyncio.sleep(0.5)
     processes = _running(platform) | {"generator": [generator_pid]}
     before, (first, _) = meter.read(processes), await mark()
     began_s = time.monotonic()

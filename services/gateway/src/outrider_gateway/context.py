@@ -30,7 +30,7 @@ class Gateway:
     """Where it is reached, without a slash at the end."""
 
 
-def gateway_of(request: Request) -> Gateway:
+async def gateway_of(request: Request) -> Gateway:  # one that is not async would cost each request a trip to a thread
     """The running gateway."""
     gateway: Gateway = request.app.state.gateway
     return gateway
