@@ -7,10 +7,12 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import httpx
 import psycopg
@@ -57,10 +59,10 @@ def objects(text: str) -> list[Any]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-async def send(platform: Platform, secret: str, topic: str, payload: bytes) -> None:
+async def send(platform: Platform, secret: str, topic: str, payload: bytes, device: str = "hand-1") -> None:
     connection = await Connection.open(
-        login(platform.state.device_mqtt_url, "hand-1", {1: secret}),
-        "hand-1",
+        login(platform.state.device_mqtt_url, device, {1: secret}),
+        device,
         lambda delivery: None,
         clean_start=True,
         session_expiry_s=0,
@@ -70,11 +72,11 @@ async def send(platform: Platform, secret: str, topic: str, payload: bytes) -> N
     await connection.close()
 
 
-def is_let_in(platform: Platform, secret: str) -> bool:
+def is_let_in(platform: Platform, secret: str, device: str = "hand-1") -> bool:
     """True once the broker knows the device: the registry tells it within a moment."""
-    command = [str(platform.data_dir / "bin/mosquitto_pub"), "-h", "127.0.0.1", "-u", "hand-1", "-P", secret, "-q", "1"]
+    command = [str(platform.data_dir / "bin/mosquitto_pub"), "-h", "127.0.0.1", "-u", device, "-P", secret, "-q", "1"]
     port = str(urlsplit(platform.state.device_mqtt_url).port)
-    message = ["-p", port, "-t", "fleet/v1/demo/hand-1/event", "-m", '{"type":"hello"}']
+    message = ["-p", port, "-t", f"fleet/v1/demo/{device}/event", "-m", '{"type":"hello"}']
     return subprocess.run([*command, *message], check=False, capture_output=True, timeout=20).returncode == 0
 
 
@@ -183,7 +185,61 @@ def test_sim_against_no_broker_fails(platform: Platform) -> None:
 def test_query_of_an_unknown_device_says_so(platform: Platform) -> None:
     ran = outrider(platform, "query", "nobody")
     assert ran.returncode == 1
-    assert "No samples of nobody" in ran.stderr
+    assert "nobody" in ran.stderr
+
+
+def drives(now_s: float) -> bytes:
+    """Two drives of two minutes northwards, an hour apart, the engine off after each."""
+    records = [
+        {
+            "ts": round((begin_s + 10 * step) * 1000),
+            "lat": round(50 + 0.02 * n + 0.0015 * min(step, 13), 6),
+            "lon": 8.6,
+            "speed_kmh": 60.0 if step < 13 else 0.0,
+            "ignition": step < 13,
+        }
+        for n, begin_s in enumerate((now_s - 9000, now_s - 5400))
+        for step in range(20)
+    ]
+    return json.dumps({"records": records}).encode()
+
+
+async def test_trips_are_listed_shown_merged_and_taken_apart(platform: Platform) -> None:
+    secret = json.loads(outrider(platform, "device", "create", "driver-1", "--json").stdout)["secret"]
+    await eventually(lambda: is_let_in(platform, secret, "driver-1"), 30)
+    await send(platform, secret, "fleet/v1/demo/driver-1/telemetry", drives(time.time()), "driver-1")
+
+    state = platform.state
+    headers = {"Authorization": f"Bearer {state.api_token}", "Outrider-Tenant": state.tenant}
+
+    def trips() -> list[Any]:
+        address = f"{state.console_url}/api/v1/trips"
+        return list(httpx.get(address, params={"device": "driver-1"}, headers=headers).json()["items"])
+
+    async def until(count: int) -> list[Any]:
+        return await eventually(lambda: found if len(found := trips()) == count else [], 20)
+
+    await until(2)
+    newest, oldest = objects(outrider(platform, "trips", "list", "--device", "driver-1", "--json").stdout)
+    assert (newest["state"], newest["evidence"], newest["rev"]) == ("final", "ignition", 1)
+    assert newest["distance_km"] == pytest.approx(2.17, rel=0.05)
+    shown = outrider(platform, "trips", "show", "driver-1").stdout
+    assert newest["id"] in shown
+    assert "○" in shown
+    assert f"/devices/driver-1/trips?trip={newest['id']}" in shown
+    line = json.loads(outrider(platform, "trips", "show", oldest["id"], "--geojson").stdout)["features"][0]
+    assert line["geometry"]["coordinates"][0] == [8.6, 50.0]
+    gpx = ElementTree.fromstring(outrider(platform, "trips", "show", oldest["id"], "--gpx").stdout)
+    assert len(gpx.findall(".//{*}trkpt")) >= 13
+
+    merged = json.loads(outrider(platform, "trips", "merge", newest["id"], oldest["id"], "--json").stdout)
+    [one] = await until(1)
+    assert one["edited"]
+    assert one["distance_km"] > 4
+    assert outrider(platform, "trips", "undo", merged["id"]).returncode == 0
+    assert [row["rev"] >= 1 for row in await until(2)] == [True, True]
+    refused = outrider(platform, "trips", "profile", "set", "idle_timeout=5")
+    assert (refused.returncode, "There is no trip rule 'idle_timeout'" in refused.stderr) == (1, True)
 
 
 async def test_rejected_list_show_replay_purge(platform: Platform) -> None:

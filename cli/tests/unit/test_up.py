@@ -62,7 +62,7 @@ def test_process_names() -> None:
 
 
 def test_platform_refuses_to_scale_an_unknown_service(tmp_path: Path) -> None:
-    with pytest.raises(PlatformError, match="There is no service ingets; there are: .*ingest"):
+    with pytest.raises(PlatformError, match=r"There is no service ingets; there are: .*ingest"):
         Platform(tmp_path, scale={"ingets": 2}).start()
     assert not list(tmp_path.iterdir())
 

@@ -60,7 +60,7 @@ def list_(
         "duration": lambda row: length(row["duration_s"]),
         "moving": lambda row: length(row["moving_s"]),
         "max km/h": lambda row: number(row["max_speed_kmh"], 0),
-        "state": lambda row: row["state"] + (" micro" if row["micro"] else ""),
+        "state": lambda row: row["state"] + (" micro" if _is_micro(row) else ""),
         "stops": lambda row: row["stops"] or "",
         "gaps": lambda row: row["gaps"] or "",
         "sure": lambda row: percent(row["confidence"]),
@@ -192,7 +192,7 @@ def _facts(trip: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("trip", f"{trip['id']}  rev {trip['rev']}"),
         ("device", trip["device"]),
-        ("state", trip["state"] + (", micro: too short to count" if trip["micro"] else "")),
+        ("state", trip["state"] + (", micro: too short to count" if _is_micro(trip) else "")),
         ("from", f"{when(trip['start_at'])}  {_place(trip['start'])}  {_words(trip['start_reason'])}"),
         ("to", f"{when(trip['end_at'])}  {_place(trip['end'])}  {'' if under_way else _words(trip['end_reason'])}"),
         (
@@ -219,6 +219,11 @@ def _facts(trip: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("not believed", ", ".join(map(_words, more.get("distrusted") or ()))),
         ("left out", "  ".join(f"{count} {_words(name)}" for name, count in filtered.items())),
     ]
+
+
+def _is_micro(trip: Mapping[str, Any]) -> bool:
+    """One that is not final may still become long enough."""
+    return bool(trip["micro"]) and trip["state"] == "final"
 
 
 def _place(place: Mapping[str, Any]) -> str:
