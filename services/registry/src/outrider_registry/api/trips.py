@@ -147,7 +147,7 @@ async def list_trips(
     until: Annotated[AskedTime | None, Query(alias="to", description="Only those that began before.")] = None,
     state: Annotated[list[State] | None, Query(max_length=3, description="Only in one of these states.")] = None,
     micro: Annotated[
-        bool | None, Query(description="false: without those too short to count; true: only those.")
+        bool | None, Query(description="false: without those that were too short to count; true: only those.")
     ] = None,
 ) -> Trips:
     """Of all devices or of one, the newest first. Reading it is in the audit, as positions are."""

@@ -29,7 +29,7 @@ PAGE: LiteralString = (
     + """
   AND (%(device)s::text IS NULL OR device = %(device)s)
   AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s))
-  AND (%(micro)s::boolean IS NULL OR micro = %(micro)s)
+  AND (%(micro)s::boolean IS NULL OR (micro AND state = 'final') = %(micro)s)
   AND (%(since)s::timestamptz IS NULL OR end_at > %(since)s)
   AND (%(until)s::timestamptz IS NULL OR start_at < %(until)s)
   AND (%(at)s::timestamptz IS NULL OR (start_at, id) < (%(at)s, %(id)s::uuid))
@@ -64,6 +64,7 @@ class Filter:
     device: str | None = None
     states: Sequence[str] | None = None
     micro: bool | None = None
+    """One that is not final may still become long enough: it is none of those too short to count."""
     since: datetime | None = None
     until: datetime | None = None
 

@@ -55,7 +55,7 @@ export const fromTo = (trip) => {
 
 export const TripState = ({ trip }) => {
   const [kind, name] = STATE[trip.state] ?? ["", trip.state];
-  return html`<${Pill} kind=${kind}>${name}<//>${trip.micro && html` <${Pill} title="Too short to count; kept all the same">micro<//>`}`;
+  return html`<${Pill} kind=${kind}>${name}<//>${trip.micro && !isOpen(trip) && html` <${Pill} title="Too short to count; kept all the same">micro<//>`}`;
 };
 
 /** What is unsure about a trip, in a word or two. */
@@ -191,7 +191,7 @@ function Figures({ trip }) {
   const facts = [
     ["Distance", html`<strong>${km(trip.distance_km)}</strong>${typeof trip.distance_uncertainty_km === "number" && html` <span class="soft">± ${km(trip.distance_uncertainty_km)}</span>`}`],
     ["Measured by", sources.map(([name, v]) => `${name} ${km(v)}`).join(" · ")],
-    ["Duration", html`${duration(trip.duration_s)} <span class="soft">· moving ${duration(trip.moving_s)} · idle ${duration(trip.idle_s)} · in stops ${duration(trip.stop_s)}</span>`],
+    ["Duration", html`${duration(trip.duration_s)} <span class="soft">${[["moving", trip.moving_s], ["idle", trip.idle_s], ["in stops", trip.stop_s]].filter(([, seconds]) => seconds >= 1).map(([name, seconds]) => `· ${name} ${duration(seconds)} `)}</span>`],
     ["Speed", `${kmh(trip.avg_speed_kmh)} on average, ${kmh(trip.max_speed_kmh)} at most`],
     ["Battery", change("soc", "pct")], ["Fuel", change("fuel", "pct")], ["Engine", typeof more.max_rpm === "number" && `${Math.round(more.max_rpm)} rpm at most`],
     ["Started because", words(trip.start_reason)], ["Ended because", isOpen(trip) ? "" : words(trip.end_reason)],
