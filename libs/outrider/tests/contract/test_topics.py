@@ -23,6 +23,8 @@ PLACEHOLDERS = {
     "name": st.from_regex(r"[a-z_]{1,20}", fullmatch=True),
     "claim": st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True),
     "shard": st.integers(0, 63).map(str),
+    "slot": st.integers(0, 63).map(str),
+    "group": st.from_regex(r"[a-z][a-z-]{0,30}", fullmatch=True),
 }
 SOURCE = Path(topics.__file__)
 
