@@ -6,7 +6,7 @@ Each is a job; one replica at a time does them, another one takes over within se
 from __future__ import annotations
 
 from outrider.runtime.service import Chassis, Service
-from outrider_lifecycle import archive, erase, partitions, retention, rollups
+from outrider_lifecycle import archive, erase, partitions, retention, rollups, storage
 from outrider_lifecycle.context import GROUP, Lifecycle
 from outrider_lifecycle.jobs import Jobs
 from outrider_lifecycle.settings import Settings
@@ -25,6 +25,7 @@ async def build(chassis: Chassis[Settings]) -> None:
             *retention.jobs(lifecycle, made),
             *(archive.jobs(kept) if kept else ()),
             *erase.jobs(lifecycle, kept),
+            *storage.jobs(lifecycle),
         ],
     )
     chassis.health.checks[GROUP] = jobs.problem
