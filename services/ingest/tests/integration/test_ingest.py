@@ -221,7 +221,9 @@ async def test_telemetry_of_a_batch_is_stored_although_its_logs_cannot(
         pass  # its session exists now, and waits
     async with (
         connected(mosquitto.url, "device") as client,
-        connected(mosquitto.url, "reader", ["outrider/v1/samples/0"]) as reader,
+        connected(
+            mosquitto.url, "reader", ["outrider/v1/samples/0", "outrider-attended/writer-timeseries/0"]
+        ) as reader,
     ):
         await client.publish(bus_reader.topic("van-1", "log"), {"msg": "nobody stores this"})
         await client.publish(bus_reader.topic("van-1"), {"a": 1})
@@ -230,7 +232,7 @@ async def test_telemetry_of_a_batch_is_stored_although_its_logs_cannot(
             mqtt_url=mosquitto.url, database_url=url, ingest_slots=1, replica="test", ingest_directory="none"
         )
         ingest = asyncio.create_task(service.run(configured, stop))
-        await eventually(lambda: reader.received)
+        await eventually(lambda: any(delivery.payload for delivery in reader.received))
         stop.set()
         await ingest
 
