@@ -12,6 +12,7 @@ import hashlib
 import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
@@ -196,11 +197,15 @@ def basic(credential: str) -> tuple[str, str] | None:
 
 def address_of(request: Request) -> str:
     """Where a request comes from; of IPv6 the /64, since whoever has one address there has all."""
-    host = (request.scope.get("client") or ("",))[0]
+    return _address((request.scope.get("client") or ("",))[0])
+
+
+@lru_cache(maxsize=10_000)
+def _address(host: str) -> str:
     try:
         address = ipaddress.ip_address(host.split("%", 1)[0])
     except ValueError:
-        return str(host)[:100]
+        return host[:100]
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped:
             return str(address.ipv4_mapped)

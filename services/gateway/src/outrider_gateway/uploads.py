@@ -291,7 +291,12 @@ class Uploads:
         self._of_device.setdefault((upload.tenant, upload.device), {})[upload.key] = upload
         task = asyncio.create_task(self._deliver(upload), name="upload")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("upload_failed", exc_info=task.exception())
 
     def _declare_gone(self, tenant: str, device: str, stream: str, seq: int, reason: str) -> None:
         """A number that nothing was published under."""

@@ -6,6 +6,7 @@ from fastapi import APIRouter, FastAPI
 
 from outrider_gateway.api import answers, document, fleet, latest, phones, telemetry, trips, uploads
 from outrider_gateway.api.compression import Compression
+from outrider_gateway.api.direct import Direct
 from outrider_gateway.api.guards import Guards
 from outrider_gateway.context import Gateway
 
@@ -43,5 +44,6 @@ def build_api(gateway: Gateway) -> FastAPI:
     app.state.gateway = gateway
     # The one added last is the outermost.
     app.add_middleware(Compression)
+    app.add_middleware(Direct, gateway=gateway, prefix=PREFIX)
     app.add_middleware(Guards, https=gateway.url.startswith("https://"))
     return app

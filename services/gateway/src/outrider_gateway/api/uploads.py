@@ -114,7 +114,7 @@ def _described(what: str, example: Any) -> dict[str, Any]:
 )
 async def post_telemetry(request: Request, who: Writer, gateway: GatewayDep) -> Response:
     """Flat JSON, SenML, line protocol, compact batch; compressed or not. The time of samples without one is that of arrival."""
-    return await _upload(request, who, gateway, "telemetry")
+    return await upload(request, who, gateway, "telemetry")
 
 
 @router.post(
@@ -126,7 +126,7 @@ async def post_telemetry(request: Request, who: Writer, gateway: GatewayDep) -> 
 )
 async def post_log(request: Request, who: Writer, gateway: GatewayDep) -> Response:
     """As on the topic `log`."""
-    return await _upload(request, who, gateway, "log")
+    return await upload(request, who, gateway, "log")
 
 
 @router.post(
@@ -138,10 +138,11 @@ async def post_log(request: Request, who: Writer, gateway: GatewayDep) -> Respon
 )
 async def post_event(request: Request, who: Writer, gateway: GatewayDep) -> Response:
     """As on the topic `event`."""
-    return await _upload(request, who, gateway, "event")
+    return await upload(request, who, gateway, "event")
 
 
-async def _upload(request: Request, who: Principal, gateway: Gateway, stream: Stream) -> Response:
+async def upload(request: Request, who: Principal, gateway: Gateway, stream: Stream) -> Response:
+    """The answer once it is stored. Raises the Problem that it is otherwise."""
     device = await gateway.access.sender(who, request.headers.get(DEVICE_HEADER))
     key = idempotency_key(request)
     payload = await body_of(request)
