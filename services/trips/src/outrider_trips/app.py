@@ -28,6 +28,8 @@ from outrider_trips.store import Positions
 log = logging.getLogger(__name__)
 
 GROUP = "trips"
+SHARDS_MAX = 256
+"""As many as writer-timeseries can have slots."""
 
 
 async def build(chassis: Chassis[Settings]) -> None:
@@ -61,20 +63,26 @@ async def build(chassis: Chassis[Settings]) -> None:
                 16, settings.in_hand_max_bytes // (2 * limits.BUS_BATCH_MAX_BYTES * settings.trips_slots)
             ),
         ),
-        filters=lambda slot: [topics.BUS_SAMPLES.name(shard=slot)],
+        filters=lambda slot: [topics.BUS_SAMPLES.name(shard=shard) for shard in shards_of(slot, settings.trips_slots)],
         handle=handle,
     )
     progress.consumer = chassis.consumers[-1]
     segmenter = Segmenter(chassis.database, settings)
     publishing = Publishing(chassis.database, chassis.publisher)
-    housekeeping = Housekeeping(chassis.database)
+    housekeeping = Housekeeping(chassis.database, settings.trips_slots)
     chassis.health.checks["segmenter"] = segmenter.problem
     chassis.health.checks["publishing"] = publishing.problem
+    chassis.health.checks["shards"] = housekeeping.problem
     chassis.run_beside("publishing", publishing.run)
     chassis.run_beside("progress", progress.run)
     chassis.run_beside("housekeeping", housekeeping.run)
     for worker in range(settings.trips_workers):
         chassis.run_beside(f"segmenter-{worker}", segmenter.run)
+
+
+def shards_of(slot: int, slots: int) -> range:
+    """The shards a slot reads: the bus may have more shards than this group has slots, and may get more at any time."""
+    return range(slot, SHARDS_MAX, slots) if slot < slots else range(slot, slot + 1)
 
 
 def decode(deliveries: Sequence[Delivery]) -> list[batch.SampleBatch]:

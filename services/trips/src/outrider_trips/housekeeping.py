@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
 REMOVED_S = 15.0
+SLOTS = "SELECT count(*) FROM runtime.slot WHERE group_name = 'trips' AND NOT retiring"
 INSTALLED = "SELECT to_regclass('registry.device_types') IS NOT NULL"
 # A device that the registry never knew (it may run without one) is not removed.
 KNOWN = """
@@ -34,10 +35,16 @@ WHERE (r.tenant, r.device) = (gone.tenant, gone.device) AND r.payload IS NOT NUL
 class Housekeeping:
     """Each replica does it; twice does no harm."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, slots: int) -> None:
         self._database = database
+        self._slots = slots
+        self._problem: str | None = None
         self._told_rules = False
         self._removed_at = 0.0
+
+    def problem(self) -> str | None:
+        """Why shards of the bus are not read."""
+        return self._problem
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -56,6 +63,14 @@ class Housekeeping:
             self._removed_at = time.monotonic() + REMOVED_S
         async with self._database.transaction() as connection:
             waiting, oldest_s = await vehicles.waiting(connection)
+            row = await (await connection.execute(SLOTS)).fetchone()
+        slots = row[0] if row else 0
+        self._problem = (
+            f"the group has {slots} slots, and OUTRIDER_TRIPS_SLOTS is {self._slots}: some shards of the bus are not read; "
+            f"run `outrider slots trips {self._slots}`"
+            if 0 < slots < self._slots
+            else None
+        )
         metrics.DIRTY.set(waiting)
         metrics.DIRTY_SECONDS.set(oldest_s)
 

@@ -48,35 +48,44 @@ class Segmenter:
         self._at_work: set[int] = set()
         self._looking = asyncio.Lock()
         self._problem: str | None = None
+        self._failing: dict[int, str] = {}
 
     def problem(self) -> str | None:
         """What keeps trips from being segmented."""
-        return self._problem
+        return self._problem or next((f"vehicle {id_}: {why}" for id_, why in list(self._failing.items())), None)
 
     async def run(self) -> None:
         """Take vehicles, the one that waits longest first."""
         backoff = Backoff(max_s=5.0)
         while True:
-            id_ = None
             try:
                 id_ = await self._next()
                 if id_ is None:
                     await asyncio.sleep(LOOK_S)
                 else:
-                    self._at_work.add(id_)
-                    await self.segment(id_)
+                    await self._try(id_)
                 self._problem = None
                 backoff.reset()
             except Transient as error:
                 self._problem = str(error)
                 log.warning("segmentation_retried", extra={"reason": str(error)})
                 await asyncio.sleep(backoff.next_s())
-            except Exception as error:  # of one vehicle: the others go on
-                self._problem = f"vehicle {id_}: {type(error).__name__}: {error}"
-                log.exception("segmentation_failed", extra={"vehicle": id_})
-                await asyncio.sleep(backoff.next_s())
-            finally:
-                self._at_work.discard(id_ or 0)
+
+    async def _try(self, id_: int) -> None:
+        """Segment a vehicle; one that cannot be waits a minute, and the others go on."""
+        self._at_work.add(id_)
+        try:
+            await self.segment(id_)
+            self._failing.pop(id_, None)
+        except Transient:
+            raise
+        except Exception as error:
+            self._failing[id_] = f"{type(error).__name__}: {error}"
+            log.exception("segmentation_failed", extra={"vehicle": id_})
+            async with self._database.transaction() as connection:
+                await vehicles.postpone(connection, id_)
+        finally:
+            self._at_work.discard(id_)
 
     async def _next(self) -> int | None:
         async with self._looking:
@@ -128,6 +137,8 @@ class Segmenter:
         if window.frozen:
             _count_frozen(vehicle, window)
         if not window.samples:
+            if vehicle.due:
+                await vehicles.stands(connection, vehicle, "idle", None, vehicle.as_of_ms or 0, None, None)
             return None
         as_of_ms = as_of(vehicle, int(self._settings.trips_settle_s * 1000))
         shown, now = await _segment(window.samples, rules, as_of_ms, edits)

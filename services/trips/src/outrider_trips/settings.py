@@ -14,8 +14,8 @@ class Settings(ServiceSettings):
         4,
         ge=1,
         le=256,
-        description="Slots of the group when it first starts: as many as the bus has shards (those of writer-timeseries), "
-        "since slot k reads shard k; `outrider slots` changes their number later.",
+        description="Slots of the group: slot k of n reads the shards k, k+n, k+2n … of the bus. To change it later, set it and "
+        "run `outrider slots trips`.",
     )
     trips_batch_max_messages: int = Field(
         64, ge=1, description="Bus batches in one transaction; more is faster under load and redone when one fails."

@@ -95,6 +95,11 @@ ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, state = excluded.state, micro
 """
 REMOVE = "DELETE FROM trips.trip WHERE id = ANY (%s)"
 LATEST = "SELECT id, rev, edited, detail FROM trips.trip WHERE vehicle = %s ORDER BY start_at DESC, id LIMIT 1"
+POSTPONE = """
+UPDATE trips.vehicle SET not_before = now() + interval '1 minute',
+    due_at = CASE WHEN due_at IS NOT NULL THEN greatest(due_at, now() + interval '1 minute') END
+WHERE id = %s
+"""
 SETTLE = f"""
 UPDATE trips.vehicle SET moves = %(moves)s, first_at = {MS.format("%(first)s::bigint")}, last_at = {MS.format("%(last)s::bigint")},
     received_at = {MS.format("%(received)s::bigint")}, slot = %(slot)s, frozen_rows = frozen_rows + %(frozen)s,
@@ -261,6 +266,11 @@ async def remove(connection: psycopg.AsyncConnection, ids: Sequence[UUID]) -> No
 async def latest(connection: psycopg.AsyncConnection, vehicle: int) -> tuple[UUID, int, bool, dict[str, Any]] | None:
     """(id, rev, edited, detail) of the newest trip."""
     return await (await connection.execute(LATEST, (vehicle,))).fetchone()
+
+
+async def postpone(connection: psycopg.AsyncConnection, vehicle: int) -> None:
+    """Look at it again in a minute."""
+    await connection.execute(POSTPONE, (vehicle,))
 
 
 async def settle(connection: psycopg.AsyncConnection, vehicle: Vehicle, pause_s: float) -> None:

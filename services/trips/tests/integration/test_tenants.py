@@ -66,7 +66,7 @@ async def test_bad_edits_are_refused_in_words(fleet: Fleet) -> None:
 
 async def test_profile_of_type_and_tenant(fleet: Fleet) -> None:
     database = fleet.database
-    await Housekeeping(fleet.pool).tell_rules()
+    await Housekeeping(fleet.pool, 4).tell_rules()
     database.rows("INSERT INTO registry.tenant (name) VALUES ('demo') ON CONFLICT DO NOTHING")
     database.rows(
         "INSERT INTO registry.device (id, tenant, type) VALUES ('slow', 'demo', 'tractor'), ('fast', 'demo', 'car')"
@@ -101,7 +101,7 @@ async def test_erased_device_leaves_nothing_and_comes_not_back(fleet: Fleet) -> 
 
 
 async def test_removed_device_has_no_topic(fleet: Fleet) -> None:
-    database, housekeeping = fleet.database, Housekeeping(fleet.pool)
+    database, housekeeping = fleet.database, Housekeeping(fleet.pool, 4)
     database.rows("INSERT INTO registry.tenant (name) VALUES ('demo') ON CONFLICT DO NOTHING")
     database.rows("INSERT INTO registry.device (id, tenant) VALUES ('gone', 'demo')")
     await driven(fleet, "gone")

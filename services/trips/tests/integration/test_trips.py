@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from outrider.testing.waiting import eventually
 from outrider.trips import Rules, Sample, segment, to_json
 from outrider_trips import metrics
+from outrider_trips.overlay import segment_edited
 from outrider_trips.segmenter import Segmenter
 from outrider_trips.testing import HOUR, MINUTE, T0, Crash, Fleet, drive
 
@@ -218,3 +220,26 @@ async def test_trip_is_split_and_undone(fleet: Fleet) -> None:
     fleet.call("SELECT trips.tenant_edit_undo(%s, 'user:ada')", edit)
     await fleet.work()
     assert [{**trip, "rev": 1} for trip in fleet.trips("split")] == [plain]
+
+
+async def test_vehicle_that_fails_does_not_hold_the_others(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(samples: list[Sample], *rest: Any) -> Any:
+        if samples[0].lon == 77.0:
+            raise ZeroDivisionError("a mistake")
+        return segment_edited(samples, *rest)
+
+    monkeypatch.setattr("outrider_trips.segmenter.segment_edited", fails)
+    rows = drive(T0)
+    await fleet.feed("fails", [{**row, "lon": 77.0} for row in rows])
+    await fleet.feed("works", rows)
+    task = asyncio.create_task(fleet.segmenter.run())
+    try:
+        await eventually(lambda: fleet.trips("works"))
+        await eventually(lambda: "a mistake" in (fleet.segmenter.problem() or ""))
+    finally:
+        task.cancel()
+    assert fleet.trips("fails") == []
+    monkeypatch.undo()
+    fleet.database.rows("UPDATE trips.vehicle SET not_before = now() WHERE device = 'fails'")
+    await fleet.work()
+    assert len(fleet.trips("fails")) == 1
