@@ -178,11 +178,13 @@ class Ledger:
             same = ledger_before in (None, ledger)
             if same:
                 gone = await _gone(connection, gathered, now_ms)
-                stored = await self._store_samples(connection, gathered, ids, sample_verdicts, gone, straight)
+                stored, numbers = await self._store_samples(connection, gathered, ids, sample_verdicts, gone, straight)
                 event_verdicts = await judge(connection, self._accounting, event_headers)
                 events = await self._events.store(connection, event_verdicts, records)
                 both = [sample_verdicts, event_verdicts]
                 async with connection.pipeline():
+                    if numbers is not None:
+                        await touched.note(connection, numbers.series, numbers.ts)
                     for verdicts in both:
                         await self._accounting.count(connection, count(verdicts))
                     await rejects.keep(connection, self._group, [r for verdicts in both for r in verdicts.rejections])
@@ -226,9 +228,10 @@ class Ledger:
         verdicts: Verdicts,
         gone: dict[str, NDArray[np.bool_]],
         straight: bool,
-    ) -> int:
+    ) -> tuple[int, Column | None]:
+        # How many samples were stored, and the numbers among them.
         if not len(gathered.ts):
-            return 0
+            return 0, None
         series, table_of = _spread(gathered.shapes, ids)
         refusals = _Refusals(gathered, verdicts)
         usable = np.ones(len(series), dtype=bool)
@@ -241,7 +244,7 @@ class Ledger:
                 refusals.add(i, reason, EXPLANATION[reason])
             usable &= ~mask
         fresh = ~_of_messages(gathered, verdicts.stale)
-        stored = 0
+        stored, numbers = 0, None
         for number, table in enumerate(_TABLES):
             if table_of is None:
                 rows = np.flatnonzero(usable) if number == 0 else np.zeros(0, dtype=np.int64)
@@ -278,9 +281,9 @@ class Ledger:
                     column, rows = column.where(~late), rows[~late]
             await samples.store(connection, column, on_conflict, on_bad, straight=straight)
             if table == "sample":
-                await touched.note(connection, column.series[column.fresh], column.ts[column.fresh])
+                numbers = column if column.fresh.all() else column.where(column.fresh)
         refusals.settle()
-        return stored
+        return stored, numbers
 
 
 class _Refusals:

@@ -11,7 +11,9 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-BUCKET_MS = 300_000
+BUCKET_S = 300
+BUCKET_MS = BUCKET_S * 1000
+INSERT_ONE = "INSERT INTO telemetry.touched (bucket, series) VALUES (to_timestamp(%s), %b)"
 # One array for all five minutes of a transaction, cut apart by the server.
 INSERT = """
 INSERT INTO telemetry.touched (bucket, series)
@@ -49,24 +51,20 @@ async def note(connection: psycopg.AsyncConnection, series: NDArray[np.int32], t
     """Add the five minutes of these samples (`ts`: epoch ms) to the log, each with its distinct series."""
     if not len(ts):
         return
-    buckets = ts // BUCKET_MS
-    first, last = int(buckets.min()), int(buckets.max())
+    first, last = int(ts.min()) // BUCKET_MS, int(ts.max()) // BUCKET_MS
     if first == last:  # nearly always
-        distinct = np.unique(series)
-        starts, ends, found = [1], [len(distinct)], [first]
-    else:
-        keys = np.unique(((buckets - first) << 32) | series)
-        distinct = (keys & 0xFFFFFFFF).astype(np.int32)
-        offsets, at = np.unique(keys >> 32, return_index=True)
-        starts, ends = (at + 1).tolist(), [*at[1:].tolist(), len(keys)]
-        found = (offsets + first).tolist()
+        await connection.execute(INSERT_ONE, (first * BUCKET_S, _Integers(np.unique(series))))
+        return
+    keys = np.unique(((ts // BUCKET_MS - first) << 32) | series)
+    distinct = (keys & 0xFFFFFFFF).astype(np.int32)
+    offsets, at = np.unique(keys >> 32, return_index=True)
     await connection.execute(
         INSERT,
         {
             "series": _Integers(distinct),
-            "bucket": _array([bucket * (BUCKET_MS // 1000) for bucket in found]),
-            "first": _array(starts),
-            "last": _array(ends),
+            "bucket": _array(((offsets + first) * BUCKET_S).tolist()),
+            "first": _array((at + 1).tolist()),
+            "last": _array([*at[1:].tolist(), len(keys)]),
         },
     )
 
