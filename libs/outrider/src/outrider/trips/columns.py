@@ -34,6 +34,7 @@ _FIELDS = attrgetter("ts", *METRICS)
 _PARK, _DRIVE, _NEUTRAL = 0.0, 1.0, float("nan")
 _GEARS = {"P": _PARK, "PARK": _PARK, "PARKED": _PARK, "N": _NEUTRAL, "NEUTRAL": _NEUTRAL, "0": _NEUTRAL, "": _NEUTRAL}
 _HDOP_M = 5.0  # metres of error per unit of HDOP: what a consumer receiver's range error comes to
+_ABSURD = 1e7  # no metric here has such a value, infinity included
 _MAX_RPM = 20_000.0
 
 
@@ -102,6 +103,11 @@ class Columns:
         columns = _paired(columns, rules.pair_ms)
         ts, values = columns.ts, columns.values.copy()
         filtered = list(columns.filtered)
+
+        absurd = ~(np.abs(values) < _ABSURD) & ~np.isnan(values)
+        if absurd.any():
+            filtered.append(("bad_value", ts[absurd.any(axis=0)]))
+            values[absurd] = np.nan
 
         def blank(reason: str, metrics: Sequence[int], rows: Bools) -> None:
             if rows.any():

@@ -36,7 +36,7 @@ class Motion:
     odometer: Floats
     moving: Bools  # this row moves
     carried: Bools  # the interval to the next row: displacement or odometer shows driving (one shorter)
-    last_fix: Ints  # the newest row up to this one with a fix, -1 none
+    last_fix: Ints  # the newest row up to this one with a fix, not older than `Rules.bridge_s`; -1 none
     refuted: Bools  # the speed said still and was not believed
     jumps: Floats  # times near which a fix was or may have been a teleport
 
@@ -115,7 +115,10 @@ def motion(columns: Columns, jumps: Floats, rules: Rules) -> Motion:
             refuted[fixes[doubted[going]]] = True
             pace[fixes[doubted[going]]] = rules.bridge_kmh
     carried = _carried_by_fixes(ts, speed, odometer, fixes, track, rules) | _carried_by_odometer(ts, odometer, rules)
-    last_fix = np.maximum.accumulate(np.where(np.isnan(lat), -1, np.arange(len(row)))) if len(row) else row
+    last_fix = row
+    if len(row):
+        last_fix = np.maximum.accumulate(np.where(np.isnan(lat), -1, np.arange(len(row))))
+        last_fix = np.where(ts - ts[last_fix] <= 1000 * rules.bridge_s, last_fix, -1)
     return Motion(ts, row, lat, lon, error, speed, odometer, _held(ts, pace, rules), carried, last_fix, refuted, jumps)
 
 
@@ -193,9 +196,11 @@ def _carried_by_fixes(ts: Floats, speed: Floats, odometer: Floats, fixes: Ints, 
     stands = (b - a == 1) & (speed[a] < rules.still_kmh) & (speed[b] < rules.still_kmh)
     stands &= seconds < rules.silence_resume_s  # a receiver's noise of position, unless `through` knows better
     shown = (least >= rules.bridge_m) & (kmh >= rules.bridge_kmh) & ~stands
-    shown |= (
-        wordless & (kmh >= rules.start_kmh) & (seconds >= 2 * _AROUND_MS / 1000) & (seconds < rules.silence_resume_s)
-    )
+    surely = (
+        np.clip(least - track.error[:-1] - track.error[1:], 0, None) * 3.6 / seconds
+    )  # twice the error: no speed agrees
+    habit = (seconds >= 2 * _AROUND_MS / 1000) & (seconds < rules.silence_resume_s)
+    shown |= wordless & (surely >= rules.start_kmh) & habit
     shown &= (seconds <= rules.bridge_s) & (kmh <= rules.max_kmh)
     stood = 1000 * (odometer[b] - odometer[a]) < least / 4
     shown &= ~(stood & (least > _TOWED_M))

@@ -40,7 +40,7 @@ def segment(samples: Sequence[Sample] | Columns, rules: Rules, as_of_ms: int) ->
     final one. No duration is ever negative; rows of impossible times are left out and counted.
     """
     columns = samples if isinstance(samples, Columns) else Columns.of(samples)
-    future = float(columns.ts[-1]) if len(columns.ts) else 0.0
+    ahead = columns.ts[columns.ts > as_of_ms + 1000 * rules.future_s]
     columns, jumps = without_teleports(columns.clean(rules, as_of_ms), rules)
     moves = motion(columns, jumps, rules)
     drafts: list[Draft] = []
@@ -55,8 +55,9 @@ def segment(samples: Sequence[Sample] | Columns, rules: Rules, as_of_ms: int) ->
         columns = Columns(columns.ts, columns.values, (*columns.filtered, ("drift", np.concatenate(drifted))))
     ledger = Ledger(columns, moves, rules)
     state, since, due = _standing(drafts, columns, as_of)
-    if future > as_of_ms + 1000 * rules.future_s:
-        due = min(due or future, future - 1000 * rules.future_s)
+    if len(ahead):
+        waits = float(ahead[0]) - 1000 * rules.future_s
+        due = waits if due is None else min(due, waits)
     filtered: Counter[str] = Counter()
     for reason, times in columns.filtered:
         filtered[reason] += len(times)

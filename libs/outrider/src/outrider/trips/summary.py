@@ -108,7 +108,8 @@ def summarise(draft: Draft, ledger: Ledger, as_of: float) -> Trip:
     has_fix, has_speed = bool((~np.isnan(values[LAT])).any()), bool((~np.isnan(values[SPEED])).any())
     odometer_km, fine = _odometer(values[ODOMETER])
     best_km = (best_m + rest_m) / 1000
-    if odometer_km is not None and fine and best_km / 2 <= odometer_km <= best_km * 2:
+    alone = not has_fix and not has_speed
+    if odometer_km is not None and (alone or (fine and best_km / 2 <= odometer_km <= best_km * 2)):
         best_km = odometer_km
     others = [km for km, there in ((gps_m / 1000, has_fix), (speed_m / 1000, has_speed)) if there]
     spread = max(others) - min(others) if len(others) > 1 else 0.05 * best_km
