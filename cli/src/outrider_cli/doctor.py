@@ -15,7 +15,7 @@ from rich.table import Table
 from outrider_cli import terminal
 from outrider_cli.connect import DatabaseUrlOption, DataOption, MqttUrlOption, database_url, mqtt_url
 from outrider_cli.doctor_accounts import check_accounts, check_doors
-from outrider_cli.doctor_checks import Check, Level, check_broker, check_database, check_service
+from outrider_cli.doctor_checks import Check, Level, check_broker, check_database, check_gateway, check_service
 from outrider_cli.doctor_probe import probe
 from outrider_cli.state import NotRunning, State
 
@@ -59,6 +59,8 @@ def doctor(
     else:
         checks += check_accounts(state)
         checks += [check for name, process in state.services.items() for check in check_service(name, process)]
+        if state.gateway_url:
+            checks.append(check_gateway(state.gateway_url))
     if with_probe:
         checks += asyncio.run(probe(mqtt_url(mqtt, data), database_url(database, data)))
     failed = any(check.level is Level.FAIL for check in checks)

@@ -35,8 +35,10 @@ SELECT rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb AS strong FROM p
 MAY_CHANGE = """
 SELECT t.name FROM (VALUES ('telemetry.sample'), ('telemetry.sample_text'), ('telemetry.sample_json'),
                            ('telemetry.event'), ('logs.line')) t (name)
-WHERE to_regclass(t.name) IS NOT NULL AND has_table_privilege(%s, t.name, 'UPDATE, DELETE, TRUNCATE')
+WHERE to_regclass(t.name) IS NOT NULL AND has_table_privilege(%s, t.name, %s)
 """
+CHANGES = {"lifecycle": "UPDATE, TRUNCATE"}
+"""What no service may do to what is stored, UPDATE, DELETE, TRUNCATE; lifecycle alone removes what has expired."""
 SLOTS = """
 SELECT group_name, count(*) AS slots,
        count(*) FILTER (WHERE holder IS NULL OR heartbeat_at < now() - interval '10 seconds') AS unattended,
@@ -54,11 +56,15 @@ SELECT count(*) AS boots, coalesce(sum(missing), 0)::bigint AS missing FROM (
     UNION ALL SELECT missing FROM logs.sequence_state WHERE missing > 0) gaps
 """
 
+WAITING_TRIPS = "SELECT count(*), coalesce(extract(epoch FROM now() - min(at)), 0)::float FROM trips.touched"
+FAILED_JOBS = "SELECT name, problem FROM lifecycle.job WHERE problem IS NOT NULL ORDER BY name"
+
 MOSQUITTO_MIN = (2, 0, 21)
 POSTGRES_MIN = 140_000
 DEPTH_WARN_BATCHES = 100
 UNACKED_WARN_S = 30.0
 CLOCK_WARN_S = 2.0
+TRIPS_WARN_S = 60.0
 IN_HAND = "outrider_in_hand_oldest_seconds"
 
 
@@ -235,6 +241,7 @@ def check_database(url: str) -> Iterator[Check]:
             yield from _roles(connection)
             yield from _slots(connection)
             yield from _tables(connection)
+            yield from _trips_and_jobs(connection)
 
 
 def _row(connection: psycopg.Connection, statement: str) -> tuple[Any, ...]:
@@ -250,13 +257,19 @@ def _roles(connection: psycopg.Connection) -> Iterator[Check]:
         if row is None:
             yield Check(f"role {role}", Level.WARN, "does not exist", "Give every service its own role (see docs).")
             continue
-        may_change = [name for (name,) in connection.execute(MAY_CHANGE, (role,)).fetchall()]
+        may_change = [
+            name
+            for (name,) in connection.execute(
+                MAY_CHANGE, (role, CHANGES.get(service, "UPDATE, DELETE, TRUNCATE"))
+            ).fetchall()
+        ]
         problems = ["is a superuser or may create roles or databases"] if row[0] else []
         problems += [f"may change {name}" for name in may_change]
         yield judge(
             f"role {role}",
             not problems,
-            ", ".join(problems) or "may add to the ledger at most",
+            ", ".join(problems)
+            or f"may {'remove what has expired' if service in CHANGES else 'add to the ledger'} at most",
             "Revoke it: a service may never change or remove what is stored.",
         )
 
@@ -301,6 +314,39 @@ def _tables(connection: psycopg.Connection) -> Iterator[Check]:
         f"{missing:,} messages missing in {boots:,} sequences" if missing else "none",
         "Devices are asked for them; those that stay were lost before they came here.",
         Level.WARN,
+    )
+
+
+def _trips_and_jobs(connection: psycopg.Connection) -> Iterator[Check]:
+    """Where trips and lifecycle are installed: is either behind?"""
+    if _row(connection, "SELECT to_regclass('trips.touched') IS NOT NULL")[0]:
+        waiting, oldest_s = _row(connection, WAITING_TRIPS)
+        yield judge(
+            "trips",
+            oldest_s < TRIPS_WARN_S,
+            f"{waiting:,} windows wait to be segmented, the oldest for {oldest_s:.0f} s" if waiting else "up to date",
+            "It catches up by itself after a backlog; if it does not, see the log of trips, or add a replica.",
+            Level.WARN,
+        )
+    if _row(connection, "SELECT to_regclass('lifecycle.job') IS NOT NULL")[0]:
+        failed = connection.execute(FAILED_JOBS.encode()).fetchall()
+        yield judge(
+            "lifecycle jobs",
+            not failed,
+            "; ".join(f"{name}: {problem}" for name, problem in failed) or "the last run of each went well",
+            "It tries again by itself; what stays needs you: the message says what.",
+            Level.WARN,
+        )
+
+
+def check_gateway(url: str) -> Check:
+    """The address that devices and programs are told answers."""
+    status, _ = _get(f"{url}/api/v1/openapi.json")
+    return judge(
+        "gateway",
+        status == 200,
+        f"{url} answers" if status == 200 else f"{url} does not answer" if status is None else f"{url} says {status}",
+        "Does it run (`outrider status`)? With a proxy in front, OUTRIDER_GATEWAY_URL names what it forwards.",
     )
 
 

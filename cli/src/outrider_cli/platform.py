@@ -32,6 +32,10 @@ REGISTRY = "registry"
 REGISTRY_URL_VARIABLE = "OUTRIDER_REGISTRY_URL"
 GATEWAY = "gateway"
 GATEWAY_URL_VARIABLE = "OUTRIDER_GATEWAY_URL"
+LIFECYCLE = "lifecycle"
+ARCHIVE_VARIABLE = "OUTRIDER_ARCHIVE_URL"
+IDENTITY_VARIABLE = "OUTRIDER_ARCHIVE_IDENTITY_FILE"
+DISK_VARIABLE = "OUTRIDER_STORAGE_DISK_PATH"
 _WATCH_S = 1.0
 _SERVER_START_TIMEOUT_S = 120.0
 
@@ -308,6 +312,8 @@ class Platform:
             device_certificate_url=doors.devices_certificate,
             tls_folder=self._tls_folder,
             master_key_file=self._key_file,
+            archive_url=self._given(ARCHIVE_VARIABLE) or (self.data_dir / "archive").as_uri(),
+            archive_identity_file=Path(self._given(IDENTITY_VARIABLE) or self.data_dir / "archive.key"),
             database_url=database_url,
             database_urls=database_urls,
             services={
@@ -371,8 +377,11 @@ class Platform:
     def _address(self, variable: str, known: list[int | None]) -> str:
         """Where people reach the first of these ports: as the variable says where a proxy is in front; empty without one."""
         found = [port for port in known if port]
-        given = self._environment.get(variable) or os.environ.get(variable)
-        return (given or f"http://127.0.0.1:{found[0]}") if found else ""
+        return (self._given(variable) or f"http://127.0.0.1:{found[0]}") if found else ""
+
+    def _given(self, variable: str) -> str:
+        """What the services' environment says, or ours."""
+        return self._environment.get(variable) or os.environ.get(variable, "")
 
     def _service_programs(self, services: dict[str, int]) -> list[Program]:
         packages = migrate.packages()
@@ -414,6 +423,13 @@ class Platform:
                     else {}
                 ),
             }
+        elif process.service == LIFECYCLE:
+            environment |= {
+                ARCHIVE_VARIABLE: state.archive_url,
+                IDENTITY_VARIABLE: str(state.archive_identity_file),
+            }
+            if not self._database_url and not self._given(DISK_VARIABLE):
+                environment[DISK_VARIABLE] = str(self.data_dir)
         elif process.service == GATEWAY:
             environment |= {
                 accounts.GATEWAY_PORT_VARIABLE: str(process.gateway_port),

@@ -68,6 +68,10 @@ class State(BaseModel):
     """The console and the REST API; empty while no registry runs."""
     gateway_url: str = ""
     """For devices without MQTT, and the query API; empty while no gateway runs."""
+    archive_url: str = ""
+    """Where lifecycle archives what expires: a folder in `data_dir` unless OUTRIDER_ARCHIVE_URL names another place."""
+    archive_identity_file: Path | None = None
+    """The secret keys that read it."""
     api_token: str = ""
     """For commands: a token of the administrator, made anew at every start."""
     sign_in_link: str = ""
