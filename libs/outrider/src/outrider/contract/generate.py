@@ -131,6 +131,15 @@ CHANNELS = (
         "jobProgress", topics.JOB_PROGRESS, "device", 1, False, (payloads.JobProgress,), "How far an update job got."
     ),
     Channel(
+        "trip",
+        topics.TRIP,
+        "platform",
+        1,
+        True,
+        (payloads.TripSummary,),
+        "The last trip of the device, or the one it is on; empty once the device is erased.",
+    ),
+    Channel(
         "credential",
         topics.CREDENTIAL,
         "platform",

@@ -391,6 +391,68 @@ class JobProgress(Payload):
     """Share of the current state that is done, 0 … 1."""
 
 
+class TripPlace(Payload):
+    """When and where a trip begins or ends."""
+
+    ts: EpochMs
+    lat: Annotated[float, Field(ge=-90, le=90)] | None = None
+    lon: Annotated[float, Field(ge=-180, le=180)] | None = None
+
+
+class TripSummary(Payload):
+    """The last trip of a device, or the one it is on; its readers know from `id` and `rev` whether they have it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0d9c1f0e-5f0b-4b6e-9d41-6d0f3f0f2a11",
+                    "rev": 1,
+                    "state": "final",
+                    "micro": False,
+                    "edited": False,
+                    "start": {"ts": 1_760_000_000_000, "lat": 41.2579, "lon": -95.9843},
+                    "end": {"ts": 1_760_000_900_000, "lat": 41.2301, "lon": -96.0112},
+                    "distance_km": 8.42,
+                    "duration_s": 900.0,
+                    "moving_s": 760.0,
+                    "idle_s": 140.0,
+                    "stop_s": 0.0,
+                    "start_reason": "speed",
+                    "end_reason": "silence",
+                    "confidence": 0.9,
+                }
+            ]
+        }
+    )
+    id: str
+    rev: Annotated[int, Field(ge=1)]
+    """One more whenever a final trip changed, by late data or an operator."""
+    state: Literal["driving", "paused", "final"]
+    micro: bool
+    """Too short to count: some metres in a car park."""
+    edited: bool = False
+    """Merged or split by an operator."""
+    start: TripPlace
+    end: TripPlace
+    """Of an open trip: its newest sign of life."""
+    distance_km: float | None = None
+    distance_uncertainty_km: float | None = None
+    duration_s: float
+    moving_s: float | None = None
+    idle_s: float | None = None
+    stop_s: float | None = None
+    avg_speed_kmh: float | None = None
+    max_speed_kmh: float | None = None
+    start_reason: str
+    end_reason: str | None = None
+    evidence: str | None = None
+    """The best kind of evidence the trip rests on: ignition, gear, rpm, odometer, speed or displacement."""
+    confidence: Annotated[float, Field(ge=0, le=1)]
+    track: str | None = None
+    """Simplified way as an encoded polyline, precision 5; missing where it would not fit into 8 KiB."""
+
+
 Name: TypeAlias = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
 Generation: TypeAlias = Annotated[
     int, Field(ge=1, le=NUMBER_MAX, strict=True, description="Number of the device's secret.", examples=[2])
