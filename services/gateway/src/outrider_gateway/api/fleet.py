@@ -149,7 +149,7 @@ async def get_fleet_telemetry(
             return sending.whole(request, kept.body, formats.MEDIA["json"], age_s=kept.age_s)
     page, rows = Page(), None
     while True:
-        async with service.store.snapshot(who.tenant) as snapshot:
+        async with service.store.snapshot(who.tenant, heavy=True) as snapshot:
             of = await fleet.series(snapshot, selection, metric)
             if by == "step":
                 page, plan = await fleet.per_step(snapshot, of, asked, step_ms, aggregates, forced, rounded)
@@ -219,7 +219,7 @@ async def get_fleet_trips(
         )
     asked = range_of(since, until, time.time_ns() // 1_000_000, 30 * DAY_MS)
     selection = Selection(listed(device) or None, tag, type)
-    async with gateway.queries.store.snapshot(who.tenant) as snapshot:
+    async with gateway.queries.store.snapshot(who.tenant, heavy=True) as snapshot:
         names = selection.devices if tag is None and type is None else await fleet.names(snapshot, selection)
         rows = await trips_.figures(snapshot, Wanted(names, None, micro), asked, by, timezone)
     if rows:

@@ -163,19 +163,21 @@ BEGIN
 END $$;
 
 -- The same over a fleet: a row per step over all these series. `per_device`: also how many devices, and of each its mean of
--- the step for the percentiles; without it each row is looked at once, which is several times quicker.
+-- the step for the percentiles; without it each row is looked at once, which is several times quicker. `extremes`: also
+-- min and max, which need not be carried along otherwise. work_mem: a tenth of a fleet is found by a bitmap that fits.
 CREATE FUNCTION gateway.tenant_fleet(series_ integer[], tiers text[], starts timestamptz[], ends timestamptz[],
-                                     step interval, per_device boolean, fractions double precision[])
+                                     step interval, per_device boolean, extremes boolean, fractions double precision[])
 RETURNS TABLE (t bigint, devices bigint, count bigint, sum double precision, min double precision, max double precision,
                percentiles double precision[])
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog SET work_mem = '64MB' AS $$
 DECLARE
     bin text := CASE WHEN step IS NULL THEN 'timestamptz ''epoch''' ELSE 'date_bin($2, ts, timestamptz ''epoch'')' END;
     rows_ text := gateway.rows_of(tiers, starts, ends);
 BEGIN
     IF per_device THEN
-        rows_ := format('SELECT %s AS b, series_id, sum(count) AS count, sum(sum) AS sum, min(min) AS min, max(max) AS max
-                         FROM (%s) r GROUP BY 1, 2', bin, rows_);
+        rows_ := format('SELECT %s AS b, series_id, sum(count) AS count, sum(sum) AS sum, %s FROM (%s) r GROUP BY 1, 2', bin,
+                        CASE WHEN extremes THEN 'min(min) AS min, max(max) AS max'
+                             ELSE 'NULL::float8 AS min, NULL::float8 AS max' END, rows_);
         bin := 'b';
     END IF;
     RETURN QUERY EXECUTE format(

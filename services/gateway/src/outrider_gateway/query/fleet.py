@@ -77,7 +77,8 @@ async def per_step(
     per_device = bool(fractions) or PER_DEVICE in aggregates
     rows = []
     if of and planned.segments:
-        rows = await store.fleet(snapshot, [one.id for one in of], planned, per_device, fractions)
+        extremes = not {"min", "max"}.isdisjoint(aggregates)
+        rows = await store.fleet(snapshot, [one.id for one in of], planned, per_device, extremes, fractions)
     page = Page([t if planned.step_ms else asked.start_ms for t, *_ in rows], [[] for _ in aggregates])
     for _, devices, count, total, low, high, percentiles in rows:
         at = iter(percentiles or ())

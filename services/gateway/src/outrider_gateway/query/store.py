@@ -35,7 +35,7 @@ BUCKETS: LiteralString = """
 SELECT series_id, t, count, sum, min, max, first, last FROM gateway.tenant_buckets(%s, %s, %s, %s, %s, %s)
 """
 FLEET: LiteralString = """
-SELECT t, devices, count, sum, min, max, percentiles FROM gateway.tenant_fleet(%s, %s, %s, %s, %s, %s, %s)
+SELECT t, devices, count, sum, min, max, percentiles FROM gateway.tenant_fleet(%s, %s, %s, %s, %s, %s, %s, %s)
 """
 STAMP: LiteralString = "SELECT gateway.tenant_stamp(%s)"
 LEDGER_DEVICES: LiteralString = "SELECT DISTINCT device FROM gateway.tenant_series(NULL, NULL)"
@@ -62,17 +62,17 @@ class Store:
 
     def __init__(self, database: Database, at_once: int, limit_s: float) -> None:
         self._database = database
-        self._turns = asyncio.Semaphore(at_once)
+        self._turns = {False: asyncio.Semaphore(at_once), True: asyncio.Semaphore(max(1, at_once // 3))}
         self._limit_s = limit_s
 
     @asynccontextmanager
-    async def snapshot(self, tenant: str) -> AsyncIterator[Snapshot]:
-        """Raises Unavailable when it is not one's turn in time, Invalid when reading takes too long, Transient."""
+    async def snapshot(self, tenant: str, heavy: bool = False) -> AsyncIterator[Snapshot]:
+        """`heavy`: for a question over many devices, of which a third as many are read at a time. Raises Unavailable when it is not one's turn in time, Invalid when reading takes too long, Transient."""
         if not topics.is_name(tenant):
             raise ValueError(f"not a tenant: {tenant!r}")
         try:
             async with asyncio.timeout(self._limit_s):
-                await self._turns.acquire()
+                await self._turns[heavy].acquire()
         except TimeoutError:
             raise Unavailable("Many long questions are being answered just now. Try again in a moment.") from None
         try:
@@ -90,7 +90,7 @@ class Store:
                         "devices or metrics."
                     ) from None
         finally:
-            self._turns.release()
+            self._turns[heavy].release()
 
     async def moved(self, tenant: str, plan: Plan) -> bool:
         """True if raw samples that this plan read were removed meanwhile: it must be made anew."""
@@ -184,11 +184,16 @@ async def buckets(
 
 
 async def fleet(
-    snapshot: Snapshot, series_ids: Sequence[int], plan: Plan, per_device: bool, fractions: Sequence[float]
+    snapshot: Snapshot,
+    series_ids: Sequence[int],
+    plan: Plan,
+    per_device: bool,
+    extremes: bool,
+    fractions: Sequence[float],
 ) -> list[tuple[int, int | None, int, float, float, float, list[float] | None]]:
     """(bucket's start, devices, count, sum, min, max, percentiles) over all series, in order."""
     async with snapshot.connection.cursor(binary=True, row_factory=tuple_row) as cursor:
-        await cursor.execute(FLEET, (list(series_ids), *_segments(plan), per_device, list(fractions)))
+        await cursor.execute(FLEET, (list(series_ids), *_segments(plan), per_device, extremes, list(fractions)))
         return await cursor.fetchall()
 
 

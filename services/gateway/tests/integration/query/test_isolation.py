@@ -1,0 +1,131 @@
+"""No question shows another tenant's data, none is answered without its scope, and whoever reads positions is in the audit."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from outrider_gateway.api import PREFIX, fleet, latest, telemetry, trips
+
+from .conftest import Asker
+from .test_trips_and_fleet import HOUR, NOW, add_trip
+
+SECRET = 424242.25
+QUESTIONS = [
+    (PREFIX + route.path)
+    for module in (telemetry, latest, trips, fleet)
+    for route in module.router.routes
+    if isinstance(route, APIRoute)
+]
+
+
+def path_of(template: str, device: str, trip: str) -> str:
+    return template.removeprefix(PREFIX + "/").replace(
+        "{id}", trip if template.startswith(f"{PREFIX}/trips/") else device
+    )
+
+
+def params_of(template: str, metric: str) -> dict[str, Any]:
+    over: dict[str, Any] = {"from": NOW - HOUR, "to": NOW + 48 * HOUR}
+    if "latest" in template or template.endswith("trips/{id}"):
+        return {}
+    return over | ({"metric": metric} if "telemetry" in template else {"by": "device"} if "fleet" in template else {})
+
+
+@pytest.fixture
+def foreign(asker: Asker) -> tuple[str, str, str]:
+    """A device, a trip and a metric of tenant `other`."""
+    mark = secrets.token_hex(3)
+    device, metric = asker.device(f"other-{mark}", tenant="other"), f"secret_{mark}"
+    asker.store(device, metric, [(NOW + 1, SECRET)], tenant="other")
+    asker.store(device, "lat", [(NOW + 1, SECRET)], tenant="other")
+    return device, add_trip(asker, device, NOW, tenant="other", km=SECRET), metric
+
+
+def test_every_question_is_in_the_table() -> None:
+    assert len(QUESTIONS) == 8
+
+
+@pytest.mark.parametrize("template", QUESTIONS)
+async def test_another_tenant_sees_nothing(asker: Asker, foreign: tuple[str, str, str], template: str) -> None:
+    device, trip, metric = foreign
+    path, params = path_of(template, device, trip), params_of(template, metric)
+    own = await asker.other.get(path, params=params)
+    assert own.status_code == 200, own.text
+    assert str(SECRET) in own.text
+    answer = await asker.acme.get(path, params=params)
+    assert str(SECRET) not in answer.text
+    if "{id}" in template:
+        assert answer.status_code == 404
+        nobody = await asker.acme.get(path_of(template, "no-such", str(uuid.uuid4())), params=params)
+        assert nobody.status_code == 404  # what is not there looks the same
+    elif "telemetry" in template:
+        assert answer.status_code == 400
+    else:
+        assert device not in answer.text
+
+
+@pytest.mark.parametrize("template", [one for one in QUESTIONS if "{id}" not in one])
+async def test_naming_another_tenants_device_gives_nothing(
+    asker: Asker, foreign: tuple[str, str, str], template: str
+) -> None:
+    device, trip, metric = foreign
+    asker.store(asker.device("van-of-acme"), metric, [(NOW, 1.0)])
+    answer = await asker.acme.get(
+        path_of(template, device, trip), params=params_of(template, metric) | {"device": device}
+    )
+    assert answer.status_code == 200
+    assert str(SECRET) not in answer.text
+
+
+@pytest.mark.parametrize("template", QUESTIONS)
+async def test_without_its_scope_or_a_token_nothing_is_answered(
+    asker: Asker, foreign: tuple[str, str, str], template: str
+) -> None:
+    path = path_of(template, foreign[0], foreign[1])
+    params = params_of(template, foreign[2])
+    scope = "telemetry:read" if "trips" in template else "trips:read"  # the one it does not need
+    lacking = await asker.client("other", scope)
+    answer = await lacking.get(path, params=params)
+    assert answer.status_code == 403
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(asker.app), base_url="http://gateway.test/api/v1/"
+    ) as nobody:
+        assert (await nobody.get(path, params=params)).status_code == 401
+
+
+async def test_reading_positions_is_in_the_audit_once_an_hour(asker: Asker, foreign: tuple[str, str, str]) -> None:
+    device, trip, metric = foreign
+
+    def noted(object_: str) -> int:
+        return int(
+            asker.database.value(
+                "SELECT count(*) FROM registry.audit WHERE action = 'position.read' AND object = %s AND actor LIKE 'token:%%'",
+                object_,
+            )
+        )
+
+    await asker.other.get(f"devices/{device}/telemetry", params={"metric": metric, "from": NOW, "to": NOW + HOUR})
+    await asker.other.get(f"devices/{device}/latest", params={"metric": metric})
+    assert noted(f"device:{device}") == 0
+    await asker.other.get(f"devices/{device}/telemetry", params={"metric": "lat", "from": NOW, "to": NOW + HOUR})
+    assert noted(f"device:{device}") == 1
+    await asker.other.get(f"devices/{device}/latest")
+    await asker.other.get(f"trips/{trip}")
+    asker.gateway.queries._noted.clear()  # as another replica, or this one after a restart
+    await asker.other.get(f"devices/{device}/trips")
+    assert noted(f"device:{device}") == 1
+    before = noted("tenant:other")
+    fresh = await asker.client("other")
+    await fresh.get("fleet/telemetry", params={"metric": "lat", "from": NOW, "to": NOW + HOUR})
+    assert noted("tenant:other") == before + 1
+
+
+async def test_a_device_key_asks_no_questions(asker: Asker, foreign: tuple[str, str, str]) -> None:
+    answer = await asker.acme.get(f"devices/{foreign[0]}/latest", headers={"authorization": "Basic dmFuLTc6c2VjcmV0"})
+    assert answer.status_code == 401
