@@ -13,7 +13,7 @@ from outrider_cli.sim.encodings import Frame, document_of, encode_zstd
 from outrider_cli.sim.plan import fleet, new_boot
 from outrider_cli.sim.registration import login, read_credentials
 from outrider_cli.sim.report import Latencies
-from outrider_cli.sim.sources import TAPES, Vehicle, load_tape
+from outrider_cli.sim.sources import PARKED_S, PARKS_AFTER_S, TAPES, Vehicle, load_tape
 
 
 def test_fleet_has_every_kind_encoding_and_exception() -> None:
@@ -110,3 +110,9 @@ def test_a_command_with_impossible_parameters_is_refused(params: dict[str, objec
             number_of(params, "lines", 20.0)
     else:
         assert number_of(params, "lines", 20.0) == params.get("lines", 20.0)
+
+
+def test_the_first_vehicles_park_soon_and_stay_so() -> None:
+    for after_s, plan in zip(PARKS_AFTER_S, fleet(4, 0, seed=3), strict=False):
+        assert plan.source.values(after_s - 2)["ignition"] is True
+        assert [plan.source.values(after_s + s)["ignition"] for s in (0, 60, PARKED_S - 2)] == [False] * 3
