@@ -93,13 +93,13 @@ export function Trips({ device, range, tools, empty }) {
   const columns = [
     ...(can("trips:write") ? [{ key: "mark", title: "", width: "1%", render: (trip) => html`
       <input type="checkbox" aria-label=${`Mark ${trip.device} ${fromTo(trip)}`} checked=${marked.some((one) => one.id === trip.id)} onChange=${(event) => mark(trip, event.target.checked)} />` }] : []),
-    { key: "when", title: "When", render: (trip) => html`<span class="two-lines nowrap"><strong>${fromTo(trip)}</strong><span>${dateTime(trip.start_at).slice(0, 10)}</span></span>` },
+    { key: "when", title: "When", render: (trip) => html`<span class="two-lines nowrap"><strong>${fromTo(trip)}</strong><span>${device ? dateTime(trip.start_at).slice(0, 10) : html`<${TripState} trip=${trip} />`}</span></span>` },
     ...(device ? [] : [{ key: "device", title: "Device", render: (trip) => html`<a href=${`/devices/${trip.device}/trips?trip=${trip.id}`}>${trip.device}</a>` }]),
     { key: "km", title: "Distance", align: "end", render: (trip) => html`<span class="nowrap value">${km(trip.distance_km)}</span>` },
     { key: "duration", title: "Duration", align: "end", wide: true, keep: true, render: (trip) => html`<span class="nowrap">${duration(trip.duration_s)}</span>` },
     { key: "parts", title: "Moving / idle / stop", wide: true, render: (trip) => html`<${Parts} trip=${trip} />` },
     { key: "max", title: "Max", align: "end", wide: true, render: (trip) => html`<span class="nowrap">${kmh(trip.max_speed_kmh)}</span>` },
-    { key: "state", title: "State", render: (trip) => html`<span class="nowrap"><${TripState} trip=${trip} /></span>` },
+    ...(device ? [{ key: "state", title: "State", render: (trip) => html`<span class="nowrap"><${TripState} trip=${trip} /></span>` }] : []),
     { key: "doubts", title: "", wide: true, render: (trip) => html`<span class="nowrap"><${Doubts} trip=${trip} /></span>` },
   ];
   const shown = query.trip;
