@@ -40,7 +40,7 @@ ROLE_SCOPES: dict[str, frozenset[str]] = {"viewer": _READ, "operator": _WRITE, "
 UNKNOWN_TOKEN = "This token is not known here, has expired or was ended. Make a new one: `outrider token create`."
 WRONG_KEY = (
     "There is no such device, or this is not its key. The user name is the device's id, the password its secret "
-    "(`outrider device add`, `outrider credential rotate`)."
+    "(`outrider device create`, `outrider device rotate`)."
 )
 HOW = (
     "Send a device's key (`curl -u DEVICE:SECRET`) or a token (`Authorization: Bearer …`, with the header "
