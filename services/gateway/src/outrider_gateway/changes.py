@@ -112,10 +112,12 @@ async def listen(database_url: str, application_name: str, changes: Changes) -> 
                 changes.contact(await _now(connection))
                 backoff.reset()
                 while True:
-                    async for notice in connection.notifies(timeout=HEARTBEAT_S, stop_after=1):
-                        # asked after it came, so that whatever was made before its commit is older
-                        changes.tell(notice.channel, notice.payload, await _now(connection))
-                    changes.contact(await _now(connection))
+                    notices = [one async for one in connection.notifies(timeout=HEARTBEAT_S, stop_after=1)]
+                    # asked after they came, so that whatever was made before their commit is older
+                    now_ms = await _now(connection)
+                    for notice in notices:
+                        changes.tell(notice.channel, notice.payload, now_ms)
+                    changes.contact(now_ms)
         except psycopg.Error as error:
             log.warning("changes_not_heard", extra={"reason": str(error).strip().split("\n", 1)[0]})
         finally:

@@ -67,7 +67,10 @@ class Store:
 
     @asynccontextmanager
     async def snapshot(self, tenant: str, heavy: bool = False) -> AsyncIterator[Snapshot]:
-        """`heavy`: for a question over many devices, of which a third as many are read at a time. Raises Unavailable when it is not one's turn in time, Invalid when reading takes too long, Transient."""
+        """`heavy`: for a question over many devices, of which a third as many are read at a time.
+
+        Raises Unavailable when it is not one's turn in time, Invalid when reading takes too long, Transient.
+        """
         if not topics.is_name(tenant):
             raise ValueError(f"not a tenant: {tenant!r}")
         try:
