@@ -53,6 +53,10 @@ class _Counting:
         self._pool.step()
         return await self._connection.execute(*arguments)
 
+    def cursor(self) -> Any:
+        self._pool.step()
+        return self._connection.cursor()
+
 
 class CrashingPool(Pool):
     """A database whose client dies before statement number `at` of all that follow; 0: never."""
