@@ -38,3 +38,22 @@ BEGIN
         END IF;
     END LOOP;
 END $$;
+-- Erasures it asks for, in the transaction in which it forgets device or person; lifecycle carries them out.
+GRANT EXECUTE ON FUNCTION registry.erase_device, registry.erase_person, registry.is_registered TO {role};
+DO $$
+DECLARE
+    name_ text;
+BEGIN
+    FOREACH name_ IN ARRAY ARRAY['lifecycle.tenant_erasure', 'lifecycle.tenant_archive', 'lifecycle.tenant_archive_task'] LOOP
+        IF to_regclass(name_) IS NOT NULL THEN
+            GRANT USAGE ON SCHEMA lifecycle TO {role};
+            EXECUTE format('GRANT SELECT ON %s TO {role}', name_);
+        END IF;
+    END LOOP;
+    FOREACH name_ IN ARRAY ARRAY['lifecycle.tenant_request_erasure', 'lifecycle.lift_tombstone', 'lifecycle.tenant_policy',
+        'lifecycle.tenant_set_policy', 'lifecycle.tenant_request_archive_task', 'lifecycle.tenant_storage'] LOOP
+        IF to_regproc(name_) IS NOT NULL THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {role}', name_);
+        END IF;
+    END LOOP;
+END $$;

@@ -36,7 +36,14 @@ OPERATE = VIEW | {
     "audit:read",
     "trips:write",
 }
-ADMINISTRATE = OPERATE | {"users:read", "users:write", "tenant:write"}
+ADMINISTRATE = OPERATE | {
+    "users:read",
+    "users:write",
+    "tenant:write",
+    "erasures:read",
+    "erasures:write",
+    "retention:write",
+}
 PLATFORM = ADMINISTRATE | {"platform:read", "platform:write"}
 ROLES: dict[Role, frozenset[str]] = {"viewer": VIEW, "operator": OPERATE, "admin": ADMINISTRATE}
 SCOPES: dict[str, str] = {
@@ -62,6 +69,9 @@ SCOPES: dict[str, str] = {
     "users:read": "see the people of the tenant and their tokens",
     "users:write": "invite, change and remove people; end their tokens",
     "tenant:write": "change the tenant's title",
+    "erasures:read": "see erasures and their reports",
+    "erasures:write": "erase devices and people from every store, for good",
+    "retention:write": "change how long what is kept; have the archive verified and restored",
     "platform:read": "see all tenants and the platform's own audit",
     "platform:write": "make, disable and delete tenants; stop everything",
 }

@@ -57,6 +57,10 @@ class Things:
     """A merge of two others."""
     lost: str
     """A device that the tenant's telemetry knows and the registry does not."""
+    spare: str
+    """A device that may be erased."""
+    erasure: str
+    task: str
 
     def path(self, template: str) -> str:
         """The path of a route, of these things."""
@@ -72,6 +76,8 @@ class Things:
             "configurations": self.configuration,
             "configuration-keys": self.key,
             "tokens": self.token,
+            "erasures": self.erasure,
+            "archive": self.task,
             "trips": self.trips[0],
             "trip-edits": self.edit,
             "trip-rules": "*",
@@ -127,6 +133,9 @@ class Things:
             "PATCH /devices/{id}/shadow": {"overrides": {"interval_s": 5}},
             "POST /devices/{id}/commands": {"name": "reboot"},
             "PUT /stop": {"reason": "a test"},
+            "POST /erasures": {"kind": "device", "name": self.spare, "confirm": self.spare},
+            "PATCH /retention": {"log_days": 31},
+            "POST /archive/tasks": {"kind": "verify", "devices": [self.device]},
             "POST /trips/merge": {"ids": self.trips},
             "POST /trips/{id}/split": {"at": "2026-01-01T12:01:00Z"},
             "POST /trips/again": {"device": self.device, "from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"},
@@ -202,6 +211,11 @@ async def fill(client: Client, tenant: str, database: Database) -> Things:
         "VALUES (%s, %s, 'telemetry', 'not_json', %s, %s, convert_to(%s, 'UTF8'), 'ab', 'ingest', now()) RETURNING id",
         *(tenant, device, secret, f"fleet/v1/{tenant}/{device}/telemetry", secret),
     )
+    await make("POST", "devices", {"id": f"spare-{mark}"})
+    await make("POST", "devices", {"id": f"gone-{mark}"})
+    gone = {"kind": "device", "name": f"gone-{mark}", "confirm": f"gone-{mark}"}
+    erasure = await make("POST", "erasures", gone)
+    task = await make("POST", "archive/tasks", {"kind": "verify"})
     trips = make_trips(database, tenant, device, secret)
     database.rows(
         "UPDATE registry.claim SET state = 'awaiting_approval', request = '{}' WHERE id = %s", claims[1]["id"]
@@ -223,6 +237,9 @@ async def fill(client: Client, tenant: str, database: Database) -> Things:
         trips=trips[:2],
         edit=str(database.value(MERGE, trips[2:], tenant)),
         lost=lost,
+        spare=f"spare-{mark}",
+        erasure=erasure["id"],
+        task=task["id"],
     )
 
 
@@ -241,7 +258,13 @@ def make_trips(database: Database, tenant: str, device: str, secret: str) -> lis
         start = datetime(2026, 1, 1, 12, 3 * n, tzinfo=UTC)
         ms = round(start.timestamp() * 1000)
         stop = {"start_ms": ms, "end_ms": ms + 1000, "lat": 50.0, "lon": 8.0, "engine": None, "silent": False}
-        detail = {"track": "_p~iF~ps|U", "distance_km": NUMBER[tenant], "stops": [stop], "gaps": [], "filtered": {secret: 1}}
+        detail = {
+            "track": "_p~iF~ps|U",
+            "distance_km": NUMBER[tenant],
+            "stops": [stop],
+            "gaps": [],
+            "filtered": {secret: 1},
+        }
         made.append(
             database.value(
                 "INSERT INTO trips.trip (id, vehicle, tenant, device, state, micro, edited, start_at, end_at, duration_s, "

@@ -58,7 +58,7 @@ def rows_of(database: Database, tenant: str) -> dict[str, str]:
     tables = database.rows(
         "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
         "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant' WHERE c.relkind = 'r' "
-        "AND n.nspname IN ('registry', 'telemetry', 'logs', 'rejected', 'trips')"
+        "AND n.nspname IN ('lifecycle', 'registry', 'telemetry', 'logs', 'rejected', 'trips')"
     )
     return {
         table: database.value(
@@ -98,7 +98,10 @@ async def test_another_tenants_things_do_not_exist(api: Api, database: Database,
             hidden = (
                 theirs.secret,
                 number,
-                *({theirs.claim, theirs.command, theirs.chart, theirs.token, theirs.lost, *theirs.trips} - named(path, theirs)),
+                *(
+                    {theirs.claim, theirs.command, theirs.chart, theirs.token, theirs.lost, *theirs.trips}
+                    - named(path, theirs)
+                ),
             )
             leaked = [text for text in hidden if text in answer.text]
             if leaked or not is_right(method, path, answer):

@@ -42,9 +42,9 @@ CREATE VIEW lifecycle.tenant_erasure WITH (security_barrier) AS
 SELECT id, tenant, kind, subject, parent, tombstone, state, problem, requested_at, finished_at, report FROM lifecycle.erasure
 WHERE current_setting('outrider.tenant', true) IN ('*', tenant);
 
--- For the registry, in the transaction in which it forgets the device or person. `found`: what it removed itself.
+-- For the registry, in the transaction in which it forgets the device or person. `removed`: what it removed itself.
 CREATE FUNCTION lifecycle.tenant_request_erasure(tenant_ text, kind_ text, subject_ text, parent_ uuid, tombstone_ boolean,
-                                                 found jsonb) RETURNS uuid
+                                                 removed jsonb) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     made uuid;
@@ -57,7 +57,7 @@ BEGIN
         ON CONFLICT DO NOTHING;
     END IF;
     INSERT INTO lifecycle.erasure (tenant, kind, subject, parent, tombstone, report)
-    VALUES (tenant_, kind_, subject_, parent_, tombstone_, jsonb_build_object('registry', found)) RETURNING id INTO made;
+    VALUES (tenant_, kind_, subject_, parent_, tombstone_, jsonb_build_object('registry', removed)) RETURNING id INTO made;
     PERFORM lifecycle.want('erase');
     RETURN made;
 END $$;

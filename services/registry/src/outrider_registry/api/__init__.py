@@ -18,6 +18,7 @@ from outrider_registry.api import (
     devices,
     document,
     enrol,
+    erasures,
     imports,
     live,
     logs,
@@ -25,10 +26,12 @@ from outrider_registry.api import (
     overview,
     presence,
     rejected,
+    retention,
     sequences,
     session,
     shadow,
     stop,
+    storage,
     tenants,
     tokens,
     trip_rules,
@@ -68,6 +71,9 @@ MODULES = (
     commands,
     stop,
     presence,
+    erasures,
+    retention,
+    storage,
 )
 
 

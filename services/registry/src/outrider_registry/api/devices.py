@@ -8,6 +8,7 @@ import psycopg
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, model_validator
 
+from outrider_registry.api import tombstones
 from outrider_registry.api.deps import (
     ExpectedVersion,
     PageDep,
@@ -188,11 +189,22 @@ async def list_devices(
 
 
 @router.post("/devices", status_code=201, summary="Register a device")
-async def create_device(registry: RegistryDep, who: Writer, body: NewDevice, response: Response) -> Device:
+async def create_device(
+    registry: RegistryDep,
+    who: Writer,
+    body: NewDevice,
+    response: Response,
+    lift_tombstone: Annotated[
+        bool, Query(description="Take the id of an erased device; for administrators of the platform.")
+    ] = False,
+) -> Device:
     """Register a device. It has no credentials yet: issue them, or let it enrol with a claim."""
+    if lift_tombstone:
+        await tombstones.lift(registry, who, body.id)
     async with tenant_transaction(registry, who) as connection:
         await _check(connection, body.id, body.model_dump())
         if not await devices.insert(connection, who.in_tenant(), body.model_dump()):
+            await tombstones.check_free(connection, body.id)
             raise Conflict(f"The id {body.id} is taken. Ids are unique in this installation: choose another one.")
         await shadows.recompute(connection, [body.id])
         row = await _get(connection, body.id)

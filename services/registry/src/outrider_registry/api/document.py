@@ -44,6 +44,8 @@ TAGS = {
     "configuration": "Desired state: configurations, typed keys, one device's shadow.",
     "commands": "Commands, and the emergency stop.",
     "audit": "Who did what.",
+    "erasures": "Devices and people erased from every store, for good.",
+    "storage": "How much is kept where, for how long, and the archive of what is not.",
 }
 PROBLEM = {
     "type": "object",

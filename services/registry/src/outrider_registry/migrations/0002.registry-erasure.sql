@@ -11,6 +11,13 @@ END $$;
 CREATE TRIGGER keep_erased_away BEFORE INSERT ON registry.device
     FOR EACH ROW EXECUTE FUNCTION registry.keep_erased_away();
 
+CREATE FUNCTION registry.is_registered(device_ text) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog SET outrider.tenant = '*' AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM registry.device WHERE id = device_);
+END $$;
+COMMENT ON FUNCTION registry.is_registered IS 'Whether an id is taken, by whomever.';
+
 -- What the registry has of a device. The audit is append-only and stays, past_generation too: a secret must not revive.
 CREATE FUNCTION registry.erase_device(tenant_ text, device_ text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET outrider.tenant = '*' AS $$
@@ -72,4 +79,4 @@ BEGIN
     RETURN counts || jsonb_build_object('emergency_stop', rows_);
 END $$;
 COMMENT ON FUNCTION registry.erase_person IS 'Removes a person''s account and name, except from the audit; {table: rows}.';
-REVOKE ALL ON FUNCTION registry.keep_erased_away, registry.acted, registry.erase_device, registry.erase_person FROM PUBLIC;
+REVOKE ALL ON FUNCTION registry.keep_erased_away, registry.is_registered, registry.acted, registry.erase_device, registry.erase_person FROM PUBLIC;
