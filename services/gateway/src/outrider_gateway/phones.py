@@ -207,7 +207,7 @@ def _time(text: Any, otherwise_ms: int | None) -> int:
     if text in (None, "") and otherwise_ms is not None:
         return otherwise_ms
     value = _number(text)
-    if value is not None and value > 0:
+    if value is not None and 0 < value < 1e16:
         return round(value) if value >= 1e11 else round(value * 1000)
     try:
         moment = datetime.fromisoformat(str(text).strip())
