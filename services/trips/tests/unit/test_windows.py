@@ -64,7 +64,7 @@ def load(rows: list[Sample], bounds: Bounds, stored: list[Trip]) -> tuple[Window
     return asyncio.run(Loader(fetch, neighbour, RULES, bounds).load_all(reach)), replaced
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), begin=st.floats(0, 1), share=st.floats(0.01, 0.3))
 def test_late_rows_change_only_their_window(seed: int, begin: float, share: float) -> None:
     rows = life(seed)
@@ -79,7 +79,7 @@ def test_late_rows_change_only_their_window(seed: int, begin: float, share: floa
     assert sorted([*kept, *new], key=lambda trip: trip.start_ms) == list(segment(rows, RULES, FOREVER).trips)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10_000), every=st.integers(5, 60))
 def test_row_by_row_with_the_hint_of_the_time_before(seed: int, every: int) -> None:
     rows = life(seed, parts=8)
