@@ -42,10 +42,11 @@ WHOLE = frozenset(
         Reason.UNKNOWN_DEVICE,
         Reason.DISABLED_DEVICE,
         Reason.WRONG_TENANT,
+        Reason.ERASED,
         Reason.UNPROCESSABLE,
     }
 )
-"""Reasons for which nothing of a message is stored; for others it may be a part of it."""
+"""Reasons for which nothing of a message is stored. Others may be about a part of it: an ack does not tell (delivery rule 5)."""
 
 
 class Rejected(BaseModel):
@@ -63,7 +64,9 @@ class Stored(BaseModel):
     boot: int = Field(description="With `seq` its number, which the sequence accounting shows.")
     seq: int
     ledger: str | None = Field(description="The ledger that has it.")
-    rejected: list[Rejected] = Field(description="Parts that were refused and kept; the rest is stored.")
+    rejected: list[Rejected] = Field(
+        description="What was refused and kept: parts of it, or all where it had but one; the rest is stored."
+    )
 
 
 _HEADERS: list[dict[str, Any]] = [
@@ -159,8 +162,8 @@ async def upload(request: Request, who: Principal, gateway: Gateway, stream: Str
         return Answer(document, 202, headers)
     first = document["rejected"][0]
     refused = errors.Refused(
-        f"It was refused and is kept as rejected ({first['reason']}: {first['detail']}). Sent again as it is, it will be "
-        "refused again.",
+        f"It was refused ({first['reason']}: {first['detail']}){' and is kept as a rejected message' * bool(first['id'])}. "
+        "Sent again as it is, it will be refused again.",
         **document,
     )
     refused.headers |= headers or {}
