@@ -90,6 +90,7 @@ class Jobs:
         self._lifecycle = lifecycle
         self._jobs = {job.name: job for job in jobs}
         self._wake = {job.name: asyncio.Event() for job in jobs}
+        self._busy: set[str] = set()
         self._problems: dict[str, str] = {}
         settings = lifecycle.settings
         self.slots = Slots(lifecycle.database, GROUP, 1, settings.replica, settings.lease_timeout_s, self.work)
@@ -124,13 +125,15 @@ class Jobs:
         names, intervals = list(self._jobs), [job.interval_s for job in self._jobs.values()]
         declared = False
         while True:
+            busy = set(self._busy)  # what runs now is looked at again when it has ended
             try:
                 async with self._lifecycle.transaction() as connection:
                     if not declared:
                         await connection.execute(DECLARE, (names,))
                         declared = True
                     for (name,) in await (await connection.execute(DUE, (names, intervals))).fetchall():
-                        self._wake[name].set()
+                        if name not in busy:
+                            self._wake[name].set()
                 self._problems.pop("look", None)
             except Transient as error:
                 self._problems["look"] = str(error)
@@ -140,6 +143,7 @@ class Jobs:
         backoff = Backoff(1.0, 60.0)
         while True:
             await self._wake[job.name].wait()
+            self._busy.add(job.name)
             try:
                 await self.once(job)
                 self._problems.pop(job.name, None)
@@ -153,6 +157,7 @@ class Jobs:
                 await asyncio.sleep(backoff.next_s())
             finally:
                 self._wake[job.name].clear()
+                self._busy.discard(job.name)
 
     async def once(self, job: Job) -> None:
         """Step by step until there is nothing left to do."""

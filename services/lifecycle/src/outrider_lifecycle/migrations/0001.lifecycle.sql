@@ -125,9 +125,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM FROM lifecycle.policy WHERE tenant = '*' FOR UPDATE;  -- one change at a time: a check sees all of them
-    INSERT INTO lifecycle.policy (tenant) VALUES (tenant_) ON CONFLICT DO NOTHING;
     SELECT * INTO own FROM lifecycle.policy WHERE tenant = tenant_;
-    own := jsonb_populate_record(own, changes);
+    own := jsonb_populate_record(own, changes || jsonb_build_object('tenant', tenant_));
     IF tenant_ = '*' AND EXISTS (SELECT FROM jsonb_each(to_jsonb(own)) WHERE value = 'null') THEN
         RAISE EXCEPTION 'the policy of everybody (*) has a value for everything' USING ERRCODE = 'invalid_parameter_value';
     END IF;
