@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -169,21 +168,3 @@ def test_segment_any_rows_at_all(samples: list[Sample], as_of_ms: int) -> None:
     sound(found.trips)
     assert segment(samples[::-1], RULES, as_of_ms) == found
     cuts(sorted(samples, key=lambda sample: sample.ts), RULES)
-
-
-@settings(max_examples=40, deadline=None)
-@given(histories(steps=5), st.randoms(use_true_random=False))
-def test_segment_single_metric_rows_are_one_row(samples: list[Sample], chance: random.Random) -> None:
-    """Topics of one metric each: rows a few milliseconds apart, in any order, are the full row."""
-    full = [replace(sample, ts=sample.ts - sample.ts % 1000 - 1000) for sample in samples]
-    full = list({sample.ts: sample for sample in full}.values())
-    split = []
-    for sample in full:
-        for delay, name in enumerate(("speed_kmh", "lat", "lon", "ignition", "rpm", "accuracy_m")):
-            value = getattr(sample, name)
-            if value is not None:
-                split.append(Sample(sample.ts + 3 * delay, **{name: value}))
-    chance.shuffle(split)
-    one, two = (segment(rows, RULES, after(samples)) for rows in (full, split))
-    near = [(a.start_ms - b.start_ms, a.end_ms - b.end_ms) for a, b in zip(one.trips, two.trips, strict=True)]
-    assert all(abs(difference) <= 15 for pair in near for difference in pair)
