@@ -46,6 +46,8 @@ class Segmenter:
         self._profiles = Profiles()
         self._queue: deque[int] = deque()
         self._at_work: set[int] = set()
+        self._many = False
+        """More wait than one look finds: each then waits the longest interval."""
         self._looking = asyncio.Lock()
         self._problem: str | None = None
         self._failing: dict[int, str] = {}
@@ -92,6 +94,7 @@ class Segmenter:
             if not self._queue:
                 async with self._database.transaction() as connection:
                     found = await vehicles.candidates(connection, CANDIDATES)
+                self._many = len(found) == CANDIDATES
                 self._queue.extend(id_ for id_ in found if id_ not in self._at_work)
             return self._queue.popleft() if self._queue else None
 
@@ -106,6 +109,8 @@ class Segmenter:
             pause_s = (time.monotonic() - started) / SHARE
             settings = self._settings
             pause_s = min(max(pause_s, settings.trips_interval_min_s), settings.trips_interval_max_s)
+            if self._many:
+                pause_s = settings.trips_interval_max_s
             await vehicles.settle(connection, vehicle, pause_s)
         metrics.SECONDS.observe(time.monotonic() - started)
         for one in changes.written if changes else ():

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
+from outrider.contract.payloads import TripSummary
 from outrider.trips import Rules, Sample, Trip, segment
 from outrider_trips.changes import SUMMARY_MAX_BYTES, Stored, compare, detail_of, summary
 from outrider_trips.overlay import Shown
@@ -72,3 +73,11 @@ def test_summary_fits_whatever_the_track() -> None:
     for track in ("\\" * 5_000, "x" * 20_000, "\\" * 3_300):
         payload = orjson.dumps(summary(ID, 1, False, {**detail, "track": track}))
         assert len(payload) <= SUMMARY_MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    "trip", [TRIP, replace(TRIP, start_lat=None, start_lon=None, end_reason=None, state="driving")]
+)
+def test_summary_is_the_contracts(trip: Trip) -> None:
+    short = summary(ID, 1, True, detail_of(Shown(trip)))
+    assert TripSummary.model_validate_json(orjson.dumps(short)).model_dump(exclude_unset=True) == short
