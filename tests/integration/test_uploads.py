@@ -135,6 +135,22 @@ class Stage:
                 process.kill()
             await process.wait()
 
+    @contextlib.asynccontextmanager
+    async def link(self, boot: int) -> AsyncIterator[Uploads]:
+        """Uploads of a process with this boot, connected to the broker; nothing runs but the connection."""
+        pool = Pool(self.database.service_urls["gateway"], "gateway/test", 2)
+        await pool.open()
+        uploads = Uploads(self.broker.url_of("gateway"), pool, InHand(1, 1, 1, 1), boot=boot)
+        link = asyncio.create_task(uploads.link.run())
+        try:
+            await eventually(lambda: uploads.link.connected)
+            yield uploads
+        finally:
+            link.cancel()
+            await asyncio.wait([link])
+            await uploads.link.close()
+            await pool.close()
+
     def samples(self, device: str) -> list[tuple[str, int, float]]:
         """(metric, epoch ms, value) of a device's numbers in the ledger."""
         return self.database.rows(
@@ -422,26 +438,29 @@ async def test_what_a_dead_process_left_open_is_declared_gone(stage: Stage, api:
     for schema in schemas:
         await eventually(lambda schema=schema: stage.database.rows(missing.format(schema), device[0]) == [(2,)])
 
-    async def declare() -> None:
-        pool = Pool(stage.database.service_urls["gateway"], "gateway/test", 2)
-        await pool.open()
-        uploads = Uploads(stage.broker.url_of("gateway"), pool, InHand(1, 1, 1, 1))
-        link = asyncio.create_task(uploads.link.run())
-        await eventually(lambda: uploads.link.connected)
-        await uploads.declare_for_dead()
-        link.cancel()
-        await asyncio.wait([link])
-        await uploads.link.close()
-        await pool.close()
-
     stage.database.rows(
         "INSERT INTO gateway.process (boot, replica, seen_at) VALUES (%s, 'dead', now() - interval '1 day')", boot
     )
-    await declare()
+    async with stage.link(1) as uploads:
+        await uploads.house.declare_gone()
     for schema in schemas:
         await eventually(lambda schema=schema: stage.database.rows(missing.format(schema), device[0]) == [(0,)])
-    await declare()
+    async with stage.link(1) as uploads:
+        await uploads.house.declare_gone()
     assert stage.database.rows("SELECT 1 FROM gateway.process WHERE boot = %s", boot) == []
+
+
+async def test_what_a_restored_ledger_misses_is_declared_gone(stage: Stage, api: httpx.AsyncClient) -> None:
+    device = stage.device()
+    for n in range(3):
+        answer = await api.post("telemetry", json={"n": n}, auth=device)
+    boot = answer.json()["boot"]
+    stage.database.rows("UPDATE telemetry.sequence SET stored = '{[1,1],[3,3]}' WHERE device = %s", device[0])
+    async with stage.link(boot) as uploads:
+        await uploads.house.declare_gone()
+        assert stage.sequences(device[0]) == [("telemetry", boot, 1, 1)]
+        await uploads.house.declare_gone()  # still missing at the second look
+        await eventually(lambda: stage.sequences(device[0]) == [("telemetry", boot, 3, 0)])
 
 
 async def test_a_stopping_gateway_finishes_what_is_in_hand(stage: Stage) -> None:

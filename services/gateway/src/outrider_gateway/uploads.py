@@ -18,16 +18,17 @@ from typing import Any
 import orjson
 from prometheus_client import Counter, Histogram
 
-from outrider.contract import envelope, limits, topics
+from outrider.contract import envelope, limits
 from outrider.contract.batch import Stream
 from outrider.runtime.backoff import Backoff
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
 from outrider_gateway.errors import Invalid, Unavailable
+from outrider_gateway.house import TOPIC, House
 from outrider_gateway.limits import InHand
 from outrider_gateway.link import Link
-from outrider_gateway.store import processes
 from outrider_gateway.store import uploads as store
+from outrider_gateway.store.processes import Gap
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,6 @@ RETRY_MAX_S = 5.0
 RETRY_AFTER_S = 30
 """As long as a device would wait before it sends again (delivery rule 3)."""
 STOP_S = 2.0
-TOPIC: dict[str, topics.Topic] = {"telemetry": topics.TELEMETRY, "log": topics.LOG, "event": topics.EVENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +134,16 @@ class Uploads:
         replica: str = "",
         ack_timeout_s: float = 10.0,
         give_up_s: float = 3600.0,
+        boot: int | None = None,
     ) -> None:
-        self.boot = secrets.randbelow(limits.NUMBER_MAX) + 1
-        """Numbers of this process are of this boot."""
+        """`boot`: of this process's numbers; by default a random one."""
+        self.boot = boot or secrets.randbelow(limits.NUMBER_MAX) + 1
         self.link = Link(url, self._resend)
         self.in_hand = in_hand
+        self.house = House(database, self.link, self.boot, replica, self._has)
         self._database = database
         self._ack_timeout_s = ack_timeout_s
         self._give_up_s = give_up_s
-        self._replica = replica
         self._last: dict[tuple[str, str, str], tuple[int, int]] = {}
         """Per tenant, device and stream the number and the time that were given last."""
         self._of_device: dict[tuple[str, str], dict[tuple[str, int, int], Upload]] = {}
@@ -239,7 +240,7 @@ class Uploads:
         """Run `serve()` until cancelled. It stops first, so that its last requests still get their acks."""
         tasks = {
             asyncio.create_task(work(), name=name)
-            for name, work in (("link", self.link.run), ("numbers", self._keep_house))
+            for name, work in (("link", self.link.run), ("numbers", self.house.run))
         }
         serving = asyncio.create_task(serve(), name="http")
         try:
@@ -259,32 +260,12 @@ class Uploads:
         await self.link.close()
         if left:
             log.warning("uploads_left", extra={"uploads": left, "boot": self.boot})
-            return
         with suppress(Transient):
-            await processes.forget(self._database, self.boot)
+            await self.house.end(clean=not left)
 
-    async def _keep_house(self) -> None:
-        """Say that this process lives; forget old keys; declare gone what dead processes left open."""
-        while True:
-            try:
-                await processes.beat(self._database, self.boot, self._replica)
-                await store.expire(self._database)
-                if self.link.connected:
-                    await self.declare_for_dead()
-            except Transient as error:
-                log.debug("house_not_kept", extra={"reason": str(error)})
-            await asyncio.sleep(processes.BEAT_S)
-
-    async def declare_for_dead(self) -> None:
-        """Declare gone what processes that died left open. Raises Transient."""
-        dead = await processes.dead(self._database)
-        gaps = await processes.gaps(self._database, dead) if dead else []
-        for boot in set(dead) - {gap.boot for gap in gaps}:
-            await processes.forget(self._database, boot)
-        for gap in gaps:  # until the next look finds them counted
-            document = {"boot": gap.boot, "gone": gap.ranges, "reason": "the gateway process that numbered them ended"}
-            topic = TOPIC[gap.stream].name(tenant=gap.tenant, device=gap.device)
-            await self.link.publish(None, topic, orjson.dumps(document))
+    def _has(self, gap: Gap, first: int, last: int) -> bool:
+        of_device = self._of_device.get((gap.tenant, gap.device), {})
+        return any((stream, boot) == (gap.stream, gap.boot) and first <= seq <= last for stream, boot, seq in of_device)
 
     # ------------------------------------------------------------------------------------------------- on the way
     def _start(self, upload: Upload) -> None:
