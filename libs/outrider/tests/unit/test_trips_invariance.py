@@ -102,6 +102,19 @@ def test_cuts_are_decided_within_reach(samples: list[Sample], pick: int) -> None
     assert near.index(samples[place]) in cuts(near, RULES)
 
 
+@settings(max_examples=100, deadline=None)
+@given(histories(), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_cuts_seen_through_a_window_are_cuts_of_the_whole(samples: list[Sample], one: int, two: int) -> None:
+    low, high = sorted((one % len(samples), two % len(samples)))
+    window = samples[low : high + 1]
+    known = [
+        place
+        for place in cuts(window, RULES)
+        if window[place - 1].ts - window[0].ts >= RULES.reach_ms and window[-1].ts - window[place].ts >= RULES.reach_ms
+    ]
+    assert {low + place for place in known} <= set(cuts(samples, RULES))
+
+
 @settings(max_examples=60, deadline=None)
 @given(histories(), st.integers(0, 6000), st.integers(0, 6000))
 def test_segment_later_turns_only_open_into_final(samples: list[Sample], soon_s: int, later_s: int) -> None:
