@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -128,8 +128,8 @@ def percent(value: float | None) -> str:
 
 
 def _range(trip: Mapping[str, Any]) -> dict[str, str]:
-    end = datetime.fromisoformat(trip["end_at"])
-    return {"from": trip["start_at"], "to": end.replace(microsecond=min(end.microsecond + 1000, 999_999)).isoformat()}
+    end = datetime.fromisoformat(trip["end_at"]) + timedelta(milliseconds=1)
+    return {"from": trip["start_at"], "to": end.isoformat()}
 
 
 def _print(api: Api, trip: Mapping[str, Any]) -> None:

@@ -82,7 +82,7 @@ async def page(
         return [], None
     at, id_ = after or (None, None)
     states = None if filter_.states is None else list(filter_.states)
-    asked = {"device": filter_.device, "states": states, "micro": filter_.micro, "since": filter_.since}
+    asked: dict[str, Any] = {"device": filter_.device, "states": states, "micro": filter_.micro, "since": filter_.since}
     asked |= {"until": filter_.until, "at": at, "id": id_, "limit": limit + 1}
     rows = await many(connection, PAGE, asked)
     more = len(rows) > limit
