@@ -18,6 +18,7 @@ BEGIN
     END LOOP;
     IF to_regclass('trips.vehicle') IS NOT NULL THEN
         GRANT SELECT ON trips.vehicle TO {role};
+        GRANT SELECT, DELETE ON trips.trip TO {role};
     END IF;
 END $$;
 -- It alone moves horizons and drops partitions.

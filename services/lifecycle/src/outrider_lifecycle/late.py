@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from prometheus_client import Counter
 
 from outrider_lifecycle.context import LateRow, Lifecycle
-from outrider_lifecycle.statements import PLAN, STEPS, add, compose
+from outrider_lifecycle.store import PLAN, STEPS, add, compose
 
 MERGED = Counter(
     "outrider_lifecycle_late_samples", "Samples from before the raw horizon, merged into the rollups and archived"

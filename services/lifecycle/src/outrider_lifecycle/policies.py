@@ -36,6 +36,9 @@ TABLES = (
 )
 """In the order in which they expire: what a tier is made of before the tier."""
 
+TRIPS = Kept("trips.trip", "trip_days")
+"""By their end, and not by partitions: trips are few."""
+
 THERE = "SELECT name FROM runtime.partitioned WHERE to_regclass(name) IS NOT NULL"
 POLICIES = """
 SELECT tenant, to_jsonb(lifecycle.policy_of(tenant)) FROM lifecycle.policy

@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from outrider_lifecycle.context import Expiring, Lifecycle
 from outrider_lifecycle.jobs import Job, Progress
-from outrider_lifecycle.policies import EVERYBODY, Kept, Policies, policies, tables_here
+from outrider_lifecycle.policies import EVERYBODY, TRIPS, Kept, Policies, policies, tables_here
 from outrider_lifecycle.rollups import Rollups
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,11 @@ REMOVE_ROWS = """
 DELETE FROM {table} WHERE ts >= %s AND ts < %s AND (tableoid, ctid) IN (
     SELECT tableoid, ctid FROM {table} WHERE ts >= %s AND ts < %s AND {condition} LIMIT %s)
 """
+HAS_TRIPS = "SELECT to_regclass('trips.trip') IS NOT NULL"
+REMOVE_TRIPS = """
+DELETE FROM trips.trip WHERE id IN (
+    SELECT id FROM trips.trip WHERE state = 'final' AND end_at < %s AND {condition} LIMIT %s)
+"""
 EPOCH = date(1970, 1, 1)
 """Stands for never: nothing in the ledger is older than 2000."""
 
@@ -87,6 +92,27 @@ class Retention:
         for kept in tables:
             await self._remove(kept)
             await self._remove_what_came_late(kept, progress)
+        await self._remove_trips(now)
+
+    async def _remove_trips(self, now: Policies) -> None:
+        # After their positions, or they would be made again.
+        async with self._lifecycle.transaction() as connection:
+            row = await (await connection.execute(HAS_TRIPS)).fetchone()
+        if row is None or not row[0]:
+            return
+        for tenant in now.of:
+            before = now.before(TRIPS, tenant)
+            if before is None:
+                continue
+            others = tuple(sorted(other for other in now.of if other != EVERYBODY))
+            of = Expiring(TRIPS.name, EPOCH, before, *(((tenant,),) if tenant != EVERYBODY else (None, others)))
+            condition, tenants = of.condition()
+            removed = ROWS_AT_ONCE
+            while removed == ROWS_AT_ONCE:
+                async with self._lifecycle.transaction() as connection:
+                    statement = REMOVE_TRIPS.format(condition=condition).encode()
+                    removed = (await connection.execute(statement, (_midnight(before), tenants, ROWS_AT_ONCE))).rowcount
+                REMOVED.labels(TRIPS.name).inc(removed)
 
     async def _raise_horizons(self, kept: Kept, now: Policies) -> None:
         async with self._lifecycle.transaction() as connection:

@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge
 from outrider_lifecycle.context import Lifecycle
 from outrider_lifecycle.jobs import Job, Progress
 from outrider_lifecycle.late import merge_late
-from outrider_lifecycle.statements import FROM_SAMPLES, PLAN, compose
+from outrider_lifecycle.store import FROM_SAMPLES, PLAN, compose
 from outrider_lifecycle.touched import Pass, Touched, gather
 
 BUCKETS = Counter(

@@ -243,3 +243,30 @@ def test_the_last_day_is_never_dropped(database: Database) -> None:
     ):
         with pytest.raises(psycopg.errors.RaiseException):
             database.rows(statement, argument)
+
+
+async def test_trips_go_after_their_positions(lifecycle: Lifecycle, database: Database) -> None:
+    database.rows("SELECT lifecycle.set_policy('demo', '{\"position_days\": 5, \"trip_days\": 10}')")
+    for tenant in ("demo", "other"):
+        database.rows("INSERT INTO trips.vehicle (tenant, device) VALUES (%s, %s)", tenant, tenant)
+        vehicle = database.value("SELECT id FROM trips.vehicle WHERE tenant = %s", tenant)
+        times = [days_ago(age) for age in (2, 7, 12)]
+        database.rows("SELECT runtime.ensure_partitions('trips.position', %s)", [ts.date() for ts in times])
+        database.rows(
+            "INSERT INTO trips.position (vehicle, ts) SELECT %s, t FROM unnest(%s::timestamptz[]) t", vehicle, times
+        )
+        database.rows(
+            "INSERT INTO trips.trip (id, vehicle, tenant, device, state, micro, edited, start_at, end_at, duration_s,"
+            " start_reason, confidence, evidence, detail) SELECT gen_random_uuid(), %s, %s, %s, 'final', false, false, t, t, 1,"
+            " '', 1, 'speed', '{}' FROM unnest(%s::timestamptz[]) t",
+            vehicle,
+            tenant,
+            tenant,
+            times,
+        )
+    await retain(lifecycle)
+    position = "vehicle IN (SELECT id FROM trips.vehicle WHERE tenant = '{}')"
+    assert ages(database, "trips.position", position.format("demo")) == [2]
+    assert ages(database, "trips.position", position.format("other")) == [2, 7, 12]
+    left = "SELECT tenant, array_agg(%s - end_at::date ORDER BY end_at DESC) FROM trips.trip GROUP BY 1 ORDER BY 1"
+    assert database.rows(left, TODAY.date()) == [("demo", [2, 7]), ("other", [2, 7, 12])]

@@ -98,6 +98,11 @@ DECLARE
     days integer[] := ARRAY[p.raw_days, p.rollup_1m_days, p.rollup_5m_days, p.rollup_1h_days];
     names text[] := ARRAY['raw_days', 'rollup_1m_days', 'rollup_5m_days', 'rollup_1h_days'];
 BEGIN
+    IF p.trip_days <> 0 AND (p.position_days = 0 OR p.position_days > p.trip_days) THEN
+        RAISE EXCEPTION 'trip_days (%) must be at least position_days (%): trips are made again as long as their positions are there (tenant %)',
+            p.trip_days, CASE p.position_days WHEN 0 THEN 'for ever' ELSE p.position_days::text END, p.tenant
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     FOR i IN 2 .. 4 LOOP
         IF days[i] <> 0 AND (days[i - 1] = 0 OR days[i - 1] > days[i]) THEN
             RAISE EXCEPTION '% (%) must be kept at least as long as % (%): each tier is made of the one before (tenant %)',
