@@ -45,6 +45,7 @@ def as_dict(result: Result, scenario_set: str, devices: int) -> dict[str, Any]:
         "problems": dict(
             found.problems + sum((r.findings.problems for r in result.rounds), start=type(found.problems)())
         ),
+        "rollup_minutes": result.minutes,
         "rejected": found.rejected,
         "conflicts": found.conflicts,
         "unnumbered": found.unnumbered,

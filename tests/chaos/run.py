@@ -12,6 +12,7 @@ from random import Random
 
 import psycopg
 
+from outrider.testing.derived import rollup_differences
 from outrider_cli import supervision
 from outrider_cli.platform import Platform, PlatformError
 from tests.chaos import ledger
@@ -58,6 +59,8 @@ class Result:
     seed: int
     rounds: list[Round] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
+    minutes: int = 0
+    """Minutes of series whose rollup was held against the ledger at the end."""
     """Over all messages of the run, at its end."""
     counts: Counter[str] = field(default_factory=Counter)
     worst: dict[str, float] = field(default_factory=dict)
@@ -149,6 +152,7 @@ async def _rounds(
             result.first_bytes = result.first_bytes or dict(watch.now_bytes)
             on_round(number, played)
         result.findings = await asyncio.to_thread(ledger.check, book, stage.admin_url)
+        result.minutes = await asyncio.to_thread(_check_rollups, stage.admin_url, result.findings)
     finally:
         for task in beside:
             task.cancel()
@@ -157,6 +161,15 @@ async def _rounds(
         await stage.close()
         result.counts, result.worst = stage.counts, stage.worst
         result.peak_bytes, result.last_bytes = watch.peak_bytes, watch.now_bytes
+
+
+def _check_rollups(database_url: str, findings: Findings) -> int:
+    """Minutes of the rollups that were compared with the ledger; what differs is a problem."""
+    with psycopg.connect(database_url, connect_timeout=10) as connection:
+        minutes, wrong = rollup_differences(connection)
+    for text in wrong:
+        findings.note("rolled up wrong", 1, text)
+    return minutes
 
 
 async def _round(stage: Stage, watch: Watch, scenario: Scenario, options: Options) -> Round:

@@ -51,7 +51,7 @@ from tests.chaos.traffic import (
     stalled_group,
 )
 
-SERVICES = ("ingest", "writer-timeseries", "writer-logs", "registry")
+SERVICES = ("ingest", "writer-timeseries", "writer-logs", "registry", "trips", "lifecycle")
 WRITER = "writer-timeseries"
 
 

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from outrider.testing.checker import compare
+from outrider.testing.derived import trip_differences
 from outrider.testing.waiting import eventually
 from outrider_cli.platform import Platform
 
@@ -36,7 +37,7 @@ async def test_kill_each_part_once(tmp_path: Path, server_folder: Path) -> None:
                 "--devices",
                 "60",
                 "--duration",
-                "25",
+                "32",
                 "--drain",
                 "90",
             ),
@@ -44,7 +45,7 @@ async def test_kill_each_part_once(tmp_path: Path, server_folder: Path) -> None:
             stdout=asyncio.subprocess.PIPE,
         )
         try:
-            for victim in ("ingest", "writer-timeseries", "writer-logs", "postgres", "mosquitto"):
+            for victim in ("ingest", "trips", "writer-timeseries", "writer-logs", "postgres", "mosquitto"):
                 await _several_seconds_of_traffic(state.database_url)
                 process = state.services.get(victim) or state.servers[victim]
                 before = process.pid
@@ -65,6 +66,16 @@ async def test_kill_each_part_once(tmp_path: Path, server_folder: Path) -> None:
         )
         assert found.rows > 5_000
         assert found.unacked == 0
+        await _made_of_it(state.database_url)
+
+
+async def _made_of_it(database_url: str) -> None:
+    """Trips are those of all positions, whatever was killed."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        await eventually(lambda: connection.execute("SELECT FROM trips.touched LIMIT 1").fetchone() is None, 60)
+        trips, wrong = trip_differences(connection)
+        assert wrong == []
+        assert trips > 0
 
 
 async def _several_seconds_of_traffic(database_url: str) -> None:
@@ -82,4 +93,4 @@ async def _several_seconds_of_traffic(database_url: str) -> None:
             return -1
 
     start = await eventually(lambda: stored() + 1, 30)
-    await eventually(lambda: stored() > start + 150, 60)
+    await eventually(lambda: stored() > start + 100, 60)
