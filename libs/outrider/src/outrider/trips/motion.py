@@ -13,6 +13,7 @@ from outrider.trips.rules import Rules
 
 _JUMP_SLACK_M = 50.0
 _TELEPORT_FIXES, _TELEPORT_S = 10, 120.0  # a longer stay elsewhere is believed
+JUMP_S = 600.0  # further apart, two fixes say nothing about each other: 50 km are a drive then
 _AROUND_MS, _AROUND_MAX_MS = 7_500.0, 20_000.0  # the window that gives a fix without speed one
 _STUCK_MS, _STUCK_MAX_MS = (
     30_000.0,
@@ -59,7 +60,7 @@ def without_teleports(columns: Columns, rules: Rules) -> tuple[Columns, Floats]:
     seconds = np.diff(ts) / 1000
     slack = error[:-1] + error[1:] + _JUMP_SLACK_M
     jump = metres(lat[:-1], lon[:-1], lat[1:], lon[1:]) - slack > rules.max_kmh / 3.6 * seconds
-    jump &= seconds <= rules.bridge_s
+    jump &= seconds <= JUMP_S
     if not jump.any():
         return columns, np.empty(0)
 
@@ -67,7 +68,7 @@ def without_teleports(columns: Columns, rules: Rules) -> tuple[Columns, Floats]:
         took = float(ts[after] - ts[before]) / 1000
         far = float(metres(lat[before], lon[before], lat[after], lon[after]))
         slack = float(error[before] + error[after]) + _JUMP_SLACK_M
-        return took > rules.bridge_s or far - slack <= rules.max_kmh / 3.6 * took
+        return took > JUMP_S or far - slack <= rules.max_kmh / 3.6 * took
 
     bounds = np.concatenate(([0], np.flatnonzero(jump) + 1, [len(fixes)])).tolist()
     kept: list[tuple[int, int]] = []

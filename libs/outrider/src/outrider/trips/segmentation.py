@@ -19,7 +19,7 @@ from outrider.trips.columns import Bools, Columns, Floats
 from outrider.trips.engine import Engine
 from outrider.trips.geo import metres
 from outrider.trips.model import Sample, Segmentation, State, Trip
-from outrider.trips.motion import Motion, motion, without_teleports
+from outrider.trips.motion import JUMP_S, Motion, motion, without_teleports
 from outrider.trips.rest import Rest, Tempo, departure, judge
 from outrider.trips.rules import Rules
 from outrider.trips.summary import Draft, Ledger, summarise
@@ -29,7 +29,6 @@ _CADENCE_SHARE = 0.9
 _FAST_KMH, _FAST_ROWS = 20.0, 3  # no drift of a parked receiver does this
 _WIDE_M = 100.0  # drift wanders, but not over an area this wide
 _MANOEUVRE_MS = 300_000.0
-_JUMP_REACH_MS = 600_000.0
 _CUT_GAP_MS = 1_000.0
 
 
@@ -88,7 +87,7 @@ def cuts(samples: Sequence[Sample], rules: Rules) -> list[int]:
     if len(jumps):
         edges = np.concatenate(([-np.inf], jumps, [np.inf]))
         near = np.searchsorted(jumps, ts[1:], side="left")
-        calm &= (ts[:-1] - edges[near] > _JUMP_REACH_MS) & (edges[near + 1] - ts[1:] > _JUMP_REACH_MS)
+        calm &= (ts[:-1] - edges[near] > 2000 * JUMP_S) & (edges[near + 1] - ts[1:] > 2000 * JUMP_S)
     places: list[int] = np.searchsorted(times, ts[1:][calm], side="left").tolist()
     return places
 
