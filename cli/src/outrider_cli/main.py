@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from outrider_cli import demo, doctor, migrate, query, rejected, slots, tail, trips, up
+from outrider_cli import (
+    archive,
+    demo,
+    doctor,
+    erase,
+    migrate,
+    query,
+    rejected,
+    retention,
+    slots,
+    storage,
+    tail,
+    trips,
+    up,
+)
 from outrider_cli.registry import audit, commands, configuration, devices, enrolment, keys, people
 from outrider_cli.sim import command as sim_command
 
@@ -35,6 +49,10 @@ app.add_typer(people.tenants, name="tenant")
 app.add_typer(people.users, name="user")
 app.add_typer(people.tokens, name="token")
 app.add_typer(audit.app, name="audit")
+storage.register(app)
+app.add_typer(retention.app, name="retention")
+app.add_typer(archive.app, name="archive")
+app.add_typer(erase.app, name="erase")
 app.add_typer(keys.keys, name="key")
 app.add_typer(keys.broker, name="broker")
 

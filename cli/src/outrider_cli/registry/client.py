@@ -39,6 +39,11 @@ class Api:
         self.as_json = as_json
         self._http = httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=TIMEOUT_S, verify=verify)
 
+    def of_platform(self) -> Api:
+        """The same without a tenant: for what an administrator of the platform sees as a whole."""
+        self._http.headers.pop("Outrider-Tenant", None)
+        return self
+
     def get(self, path: str, **params: Any) -> Any:
         """The document at a path; parameters that are None are left out."""
         return self._json(self._ask("GET", path, params=_given(params)))
