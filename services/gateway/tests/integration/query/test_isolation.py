@@ -7,9 +7,11 @@ import uuid
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from fastapi.routing import APIRoute
 
+from outrider.testing.fixtures import Database
 from outrider_gateway.api import PREFIX, fleet, latest, telemetry, trips
 
 from .conftest import Asker
@@ -129,3 +131,53 @@ async def test_reading_positions_is_in_the_audit_once_an_hour(asker: Asker, fore
 async def test_a_device_key_asks_no_questions(asker: Asker, foreign: tuple[str, str, str]) -> None:
     answer = await asker.acme.get(f"devices/{foreign[0]}/latest", headers={"authorization": "Basic dmFuLTc6c2VjcmV0"})
     assert answer.status_code == 401
+
+
+OVER = "ARRAY['raw'], ARRAY['2020-01-01']::timestamptz[], ARRAY['2030-01-01']::timestamptz[]"
+FUNCTIONS = {
+    "gateway.tenant_devices(NULL, NULL, NULL)": 1,
+    "gateway.tenant_series(NULL, NULL)": 2,
+    "gateway.tenant_metrics()": 2,
+    "gateway.tenant_samples({ids}, '{{}}', '{{}}', '2020-01-01', '2030-01-01', 9)": 2,
+    f"gateway.tenant_buckets({{ids}}, {OVER}, NULL, true)": 2,
+    f"gateway.tenant_fleet({{ids}}, {OVER}, NULL, true, true, ARRAY[0.5])": 1,
+    "gateway.tenant_latest(NULL, NULL)": 2,
+    "trips.tenant_trip": 1,
+}
+
+
+@pytest.mark.parametrize("call", FUNCTIONS)
+def test_the_databases_functions_show_one_tenant_each(database: Database, call: str) -> None:
+    """Even where the code above them were wrong: as the gateway's role, asked for the ids of somebody else."""
+    ids = database.value(
+        "WITH t AS (INSERT INTO registry.tenant (name) VALUES ('acme'), ('other')), "
+        "d AS (INSERT INTO registry.device (id, tenant) VALUES ('other-1', 'other')), "
+        "v AS (INSERT INTO trips.vehicle (tenant, device) VALUES ('other', 'other-1') RETURNING id), "
+        "p AS (INSERT INTO trips.trip (id, vehicle, tenant, device, state, micro, edited, start_at, end_at, duration_s, "
+        "start_reason, confidence, evidence, detail) SELECT gen_random_uuid(), id, 'other', 'other-1', 'final', false, false, "
+        "now(), now(), 1, 'speed', 1, 'speed', '{}' FROM v), "
+        "s AS (INSERT INTO telemetry.series (tenant, device, metric, kind) VALUES ('other', 'other-1', 'a', 'number'), "
+        "('other', 'other-1', 'b', 'number') RETURNING id), "
+        "x AS (INSERT INTO telemetry.sample SELECT id, '2020-06-01', 1 FROM s) SELECT array_agg(id) FROM s"
+    )
+    statement = f"SELECT count(*) FROM {call.format(ids=f'ARRAY{ids}::integer[]')}"
+    for tenant, rows in (("other", FUNCTIONS[call]), ("acme", 0), ("", 0)):
+        with psycopg.connect(database.service_urls["gateway"]) as connection:
+            connection.execute("SELECT set_config('outrider.tenant', %s, true)", (tenant,))
+            assert connection.execute(statement.encode()).fetchone() == (rows,), tenant
+
+
+def test_the_gateways_role_reads_no_table_of_others(database: Database) -> None:
+    for table in (
+        "telemetry.sample",
+        "telemetry.series",
+        "lifecycle.rollup_1h",
+        "registry.device",
+        "registry.audit",
+        "trips.trip",
+    ):
+        with (
+            psycopg.connect(database.service_urls["gateway"]) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute(f"SELECT 1 FROM {table}")
