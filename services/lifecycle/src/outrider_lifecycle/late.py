@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import psycopg
 from prometheus_client import Counter
 
 from outrider_lifecycle.context import LateRow, Lifecycle
@@ -32,8 +33,7 @@ ORDER BY t.series_id, t.ts
 """
 HORIZONS = "SELECT name, tenant, before FROM runtime.horizon WHERE name = ANY (%s)"
 ENSURE = "SELECT runtime.ensure_partitions(%s, %s)"
-SECONDS = {"1m": 60, "5m": 300, "1h": 3600}
-LONG_AGO = datetime.min.replace(tzinfo=UTC)
+STEPS_S = {"1m": 60, "5m": 300, "1h": 3600}
 
 
 async def merge_late(lifecycle: Lifecycle) -> bool:
@@ -42,46 +42,48 @@ async def merge_late(lifecycle: Lifecycle) -> bool:
         keys = await (await connection.execute(NEXT, (ROWS_AT_ONCE,))).fetchall()
     if not keys:
         return False
+    days = sorted({ts.astimezone(UTC).date() for _, ts in keys})
     for tier in STEPS:
         async with lifecycle.transaction() as connection:
-            await connection.execute(ENSURE, (f"lifecycle.rollup_{tier}", sorted({ts.date() for _, ts in keys})))
+            await connection.execute(ENSURE, (f"lifecycle.rollup_{tier}", days))
     async with lifecycle.transaction() as connection:
         waiting = await (await connection.execute(WAITING)).fetchone()
         if waiting is None or waiting[0]:
             return False
         series, times = zip(*keys, strict=True)
-        rows: Sequence[LateRow] = await (await connection.execute(TAKE, (list(series), list(times)))).fetchall()
-        names = [f"lifecycle.rollup_{tier}" for tier in STEPS]
-        found = await (await connection.execute(HORIZONS, (names,))).fetchall()
-        horizons = {(name, tenant): before for name, tenant, before in found}
-        await connection.execute(PLAN)
-        lower: str | None = None
-        for tier in STEPS:
-            name = f"lifecycle.rollup_{tier}"
-            there: list[LateRow] = []
-            composed: set[tuple[int, int]] = set()
-            for row in rows:
-                at = row[4]
-                if at < horizons.get((name, row[0]), horizons.get((name, "*"), LONG_AGO)):
-                    continue
-                below = f"lifecycle.rollup_{lower}"
-                if lower and at >= horizons.get((below, row[0]), horizons.get((below, "*"), LONG_AGO)):
-                    seconds = int(at.timestamp())
-                    composed.add((seconds - seconds % SECONDS[tier], row[3]))
-                else:
-                    there.append(row)
-            if there:
-                columns = zip(*there, strict=True)
-                *_, ids, ts, value = columns
-                await connection.execute(
-                    add(tier).encode(), {"series": list(ids), "ts": list(ts), "value": list(value)}
-                )
-            if composed and lower:
-                pairs = sorted(composed)
-                part = {"bucket": [bucket for bucket, _ in pairs], "series": [of for _, of in pairs]}
-                await connection.execute(compose(lower, tier).encode(), part)
-            lower = tier
+        rows: list[LateRow] = await (await connection.execute(TAKE, (list(series), list(times)))).fetchall()
+        await _merge(connection, rows)
         for hook in lifecycle.on_late:
             await hook(connection, rows)
     MERGED.inc(len(rows))
     return True
+
+
+async def _merge(connection: psycopg.AsyncConnection, rows: Sequence[LateRow]) -> None:
+    """Into each tier that still has their time: composed of the shorter tier where that has it too, else added."""
+    found = await (await connection.execute(HORIZONS, ([f"lifecycle.rollup_{tier}" for tier in STEPS],))).fetchall()
+    horizons: dict[tuple[str, str], datetime] = {(name, tenant): before for name, tenant, before in found}
+
+    def is_kept(row: LateRow, tier: str) -> bool:
+        name = f"lifecycle.rollup_{tier}"
+        before = horizons.get((name, row[0]), horizons.get((name, "*")))
+        return before is None or row[4] >= before
+
+    await connection.execute(PLAN)
+    shorter: str | None = None
+    for tier, step_s in STEPS_S.items():
+        kept = [row for row in rows if is_kept(row, tier)]
+        alone = [row for row in kept if shorter is None or not is_kept(row, shorter)]
+        if alone:
+            *_, series, times, values = zip(*alone, strict=True)
+            await connection.execute(
+                add(tier).encode(), {"series": list(series), "ts": list(times), "value": list(values)}
+            )
+        if shorter is not None:
+            starts = {(int(row[4].timestamp()) // step_s * step_s, row[3]) for row in kept if is_kept(row, shorter)}
+            if starts:
+                buckets, series = zip(*sorted(starts), strict=True)
+                await connection.execute(
+                    compose(shorter, tier).encode(), {"bucket": list(buckets), "series": list(series)}
+                )
+        shorter = tier

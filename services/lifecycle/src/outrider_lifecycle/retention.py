@@ -42,6 +42,7 @@ DONE = "UPDATE lifecycle.removed SET done = before WHERE name = %s"
 REGISTERED = "SELECT starts_on, days FROM runtime.partitioned WHERE name = %s"
 # Whoever wants to read or write the table meanwhile waits behind this: better to try again than to keep them waiting.
 DO_NOT_WAIT = "SET LOCAL lock_timeout = '1s'"
+TAKE_TIME = "SET LOCAL statement_timeout = '10min'"
 DROP = "SELECT runtime.drop_partitions(%s, %s)"
 ANY_ROW = "SELECT EXISTS (SELECT FROM {table} WHERE ts >= %s AND ts < %s)"
 # Below starts_on there is one partition, which is nearly always empty.
@@ -152,6 +153,7 @@ class Retention:
             row = await (await connection.execute(REGISTERED, (kept.name,))).fetchone()
             assert row is not None
             starts_on, width = row
+            await connection.execute(TAKE_TIME)
             cursor = await connection.execute(
                 OLD_DAYS.format(table=kept.name).encode(), (_midnight(min(starts_on, before)),)
             )
@@ -174,6 +176,7 @@ class Retention:
     async def _drop_until(self, kept: Kept, before: date) -> None:
         async with self._lifecycle.transaction() as connection:
             await connection.execute(DO_NOT_WAIT)
+            await connection.execute(TAKE_TIME)
             row = await (await connection.execute(DROP, (kept.name, before))).fetchone()
         dropped = row[0] if row else []
         self._rollups.forget_partitions()

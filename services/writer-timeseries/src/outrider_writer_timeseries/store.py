@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from psycopg import errors as pg
 from outrider.contract import limits, topics
 from outrider.contract.batch import BatchNumber, Header, Record, RecordBatch, SampleBatch, Shape
 from outrider.contract.reasons import EXPLANATION, Reason
-from outrider.runtime import horizons, rejects
+from outrider.runtime import rejects
 from outrider.runtime.accounting import Accounting, Key
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
@@ -24,7 +24,7 @@ from outrider.runtime.records import RecordTable
 from outrider.runtime.rejects import Rejection
 from outrider.runtime.tombstones import Tombstones, TombstonesChanged
 from outrider.runtime.verdicts import Verdicts, count, judge
-from outrider_writer_timeseries import samples, touched
+from outrider_writer_timeseries import gone, samples, touched
 from outrider_writer_timeseries.samples import Column
 from outrider_writer_timeseries.series import REFUSED, SeriesMap
 
@@ -177,8 +177,10 @@ class Ledger:
             await self._tombstones.check(connection, erased, gathered.headers, event_headers)
             same = ledger_before in (None, ledger)
             if same:
-                gone = await _gone(connection, gathered, now_ms)
-                stored, numbers = await self._store_samples(connection, gathered, ids, sample_verdicts, gone, straight)
+                too_late = await gone.look(connection, gathered.headers, gathered.message, gathered.ts, now_ms)
+                stored, numbers = await self._store_samples(
+                    connection, gathered, ids, sample_verdicts, too_late, straight
+                )
                 event_verdicts = await judge(connection, self._accounting, event_headers)
                 events = await self._events.store(connection, event_verdicts, records)
                 both = [sample_verdicts, event_verdicts]
@@ -226,7 +228,7 @@ class Ledger:
         gathered: _Samples,
         ids: list[NDArray[np.int32]],
         verdicts: Verdicts,
-        gone: dict[str, NDArray[np.bool_]],
+        too_late: gone.Masks,
         straight: bool,
     ) -> tuple[int, Column | None]:
         # How many samples were stored, and the numbers among them.
@@ -250,8 +252,8 @@ class Ledger:
                 rows = np.flatnonzero(usable) if number == 0 else np.zeros(0, dtype=np.int64)
             else:
                 rows = np.flatnonzero(usable & (table_of == number))
-            if table in gone:  # what is counted already is a duplicate, whose stored rows may be gone
-                rows = rows[fresh[rows] | ~gone[table][rows]]
+            if table in too_late:  # what is counted already is a duplicate, whose stored rows may be gone
+                rows = rows[fresh[rows] | ~too_late[table][rows]]
             if not len(rows):
                 continue
             chosen = gathered.value if len(rows) == len(gathered.value) else [gathered.value[i] for i in rows.tolist()]
@@ -271,10 +273,10 @@ class Ledger:
                 refusals.add(int(rows[i]), Reason.BAD_VALUE, why)
 
             stored += int(column.fresh.sum())
-            if table in gone:
-                late = gone[table][rows]
+            if table in too_late:
+                late = too_late[table][rows]
                 if table != "sample":
-                    await horizons.note(connection, _expired(table, gathered, rows[late]))
+                    await gone.note(connection, table, gathered.headers, column.message[late], column.ts[late])
                 elif late.any():
                     aside = replace(column.where(late), table=samples.LATE)
                     await samples.store(connection, aside, on_conflict, on_bad, straight=False)
@@ -382,28 +384,6 @@ def _days(ts: NDArray[np.int64]) -> set[int]:
     if first // DAY_MS == last // DAY_MS and first >= limits.TIME_MIN_MS and last <= limits.TIME_MAX_MS:
         return {first // DAY_MS}  # nearly always, and much quicker
     return set(np.unique(ts[_plausible(ts)] // DAY_MS).tolist())
-
-
-async def _gone(connection: psycopg.AsyncConnection, gathered: _Samples, now_ms: int) -> dict[str, NDArray[np.bool_]]:
-    """Per table which samples are before its horizon (delivery rule 17); no table where none is."""
-    if not len(gathered.ts) or int(gathered.ts.min()) >= now_ms - horizons.RECENT_MS:
-        return {}  # nearly always: it costs nothing
-    found = await horizons.ask(connection, [f"telemetry.{table}" for table in _TABLES])
-    masks: dict[str, NDArray[np.bool_]] = {}
-    for table in _TABLES if found else ():
-        before = [found.before_ms(f"telemetry.{table}", header.tenant) for header in gathered.headers]
-        mask = gathered.ts < np.array(before, dtype=np.int64)[gathered.message]
-        if mask.any():
-            masks[table] = mask
-    return masks
-
-
-def _expired(table: str, gathered: _Samples, rows: NDArray[np.int64]) -> set[horizons.Expired]:
-    found: set[tuple[str, date]] = {
-        (gathered.headers[message].tenant, datetime.fromtimestamp(ts / 1000, UTC).date())
-        for message, ts in zip(gathered.message[rows].tolist(), gathered.ts[rows].tolist(), strict=True)
-    }
-    return {(f"telemetry.{table}", tenant, day) for tenant, day in found}
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:
