@@ -53,9 +53,9 @@ class _Counting:
         self._pool.step()
         return await self._connection.execute(*arguments)
 
-    def cursor(self) -> Any:
+    def cursor(self, **options: Any) -> Any:
         self._pool.step()
-        return self._connection.cursor()
+        return self._connection.cursor(**options)
 
 
 class CrashingPool(Pool):

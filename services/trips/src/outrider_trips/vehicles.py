@@ -183,7 +183,8 @@ async def take(connection: psycopg.AsyncConnection, id_: int) -> Vehicle | None:
 
 async def rows(connection: psycopg.AsyncConnection, vehicle: int, from_ms: int, to_ms: int | None) -> list[Sample]:
     """Rows of evidence from a time (inclusive) to another (exclusive; None: all), by time."""
-    cursor = await connection.execute(ROWS.encode(), {"vehicle": vehicle, "from": from_ms, "to": to_ms})
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(ROWS.encode(), {"vehicle": vehicle, "from": from_ms, "to": to_ms})
     return [
         Sample(
             ts,

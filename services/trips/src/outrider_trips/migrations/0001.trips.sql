@@ -22,6 +22,7 @@ CREATE TABLE trips.vehicle (
     registered  boolean,                           -- NULL: the registry never knew it; false: it did, and does no more
     UNIQUE (tenant, device)
 ) WITH (fillfactor = 70);
+CREATE INDEX vehicle_device ON trips.vehicle (device);
 CREATE INDEX vehicle_due ON trips.vehicle (due_at) WHERE due_at IS NOT NULL;
 COMMENT ON TABLE trips.vehicle IS 'Devices that sent what may be evidence of motion, and where their segmentation stands.';
 
