@@ -50,7 +50,7 @@ def test_score_json(file: Path) -> None:
     assert found["distance_error"]["median"] < 0.01
     assert found["stream"]["same_as_in_order"] is True
     assert {"split_rate", "merge_rate", "start_error_s", "end_error_s"} <= set(found)
-    assert len(found["grid"]) == 40
+    assert len(found["grid"]) == 45
 
 
 def test_score_table(file: Path) -> None:

@@ -17,7 +17,7 @@ from outrider.trips import score as scoring
 from outrider_cli import terminal
 from outrider_cli.trips import recording
 
-GRID_GAP_S = (45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 900.0)
+GRID_GAP_S = (45.0, 60.0, 80.0, 100.0, 120.0, 140.0, 180.0, 300.0, 600.0)
 GRID_STILL_S = (300.0, 600.0, 900.0, 1200.0, 1800.0)
 
 HELP = """Score the trip rules on a recording of real drives.
