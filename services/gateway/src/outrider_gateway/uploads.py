@@ -41,6 +41,7 @@ ACK_SECONDS = Histogram(
 RESENT = Counter("outrider_gateway_resent", "Uploads published again")
 
 RETRY_MAX_S = 5.0
+RECONNECTED_RESEND_S = 3.0
 RETRY_AFTER_S = 30
 """As long as a device would wait before it sends again (delivery rule 3)."""
 STOP_S = 2.0
@@ -72,6 +73,7 @@ class Upload:
         "problem",
         "properties",
         "receipt",
+        "resend_s",
         "seq",
         "settled",
         "since_s",
@@ -102,6 +104,8 @@ class Upload:
         self.ended = False
         """Nothing is to be sent any more."""
         self.problem = "no ack came"
+        self.resend_s = float(limits.RESEND_FIRST_S)
+        """Without an ack it is published again after so long; then after twice as long (delivery rule 3)."""
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -290,14 +294,13 @@ class Uploads:
         """Publish it until it is acked; after `give_up_s` without, declare its number gone until that is acked."""
         line = self.link.attend(upload.tenant, upload.device, self._heard_for(upload.tenant, upload.device))
         backoff = Backoff(max_s=RETRY_MAX_S)
-        resend_s = float(limits.RESEND_FIRST_S)
         try:
             while True:
                 upload.changed.clear()
                 try:
                     await self.link.publish(line, upload.topic, upload.payload, upload.properties)
                     upload.problem = "no ack came"
-                    wait_s, resend_s = resend_s, min(2 * resend_s, limits.RESEND_MAX_S)
+                    wait_s, upload.resend_s = upload.resend_s, min(2 * upload.resend_s, limits.RESEND_MAX_S)
                 except Transient as error:
                     upload.problem = str(error)
                     wait_s = backoff.next_s()
@@ -327,8 +330,10 @@ class Uploads:
         self.in_hand.give_back(upload.tenant, upload.device, upload.size)
 
     def _resend(self) -> None:
+        """After a reconnect, at once; and soon again, since a writer that is not back yet cannot publish its acks."""
         for of_device in self._of_device.values():
             for upload in of_device.values():
+                upload.resend_s = RECONNECTED_RESEND_S
                 upload.changed.set()
 
     def _heard_for(self, tenant: str, device: str) -> Callable[[dict[str, Any]], None]:
