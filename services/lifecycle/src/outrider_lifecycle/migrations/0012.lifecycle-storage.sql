@@ -69,7 +69,7 @@ BEGIN
     DELETE FROM lifecycle.storage_table;
     INSERT INTO lifecycle.storage_table (name, bytes, index_bytes, rows, dead_rows, vacuumed_at, bytes_day)
     SELECT n.nspname || '.' || c.relname, sum(x.bytes), sum(x.index_bytes),
-           sum(greatest(k.reltuples, s.n_live_tup, 0)) FILTER (WHERE k.relkind = 'r'), coalesce(sum(s.n_dead_tup), 0),
+           coalesce(sum(CASE WHEN k.reltuples >= 0 THEN k.reltuples ELSE s.n_live_tup END) FILTER (WHERE k.relkind = 'r'), 0), coalesce(sum(s.n_dead_tup), 0),
            max(greatest(s.last_vacuum, s.last_autovacuum)),
            (SELECT avg(d.bytes::double precision / d.days) FROM lifecycle.storage_day d
             WHERE d.name = n.nspname || '.' || c.relname AND d.day + d.days <= (now() AT TIME ZONE 'UTC')::date
