@@ -1,4 +1,4 @@
--- depends: 0001.gateway 0001.lifecycle 0001.registry 0003.partitions
+-- depends: 0001.gateway 0001.lifecycle 0001.registry 0003.partitions 0003.tombstones
 -- What the query API reads of other schemas: one tenant at a time, through functions that find their rows by the index, which
 -- security-barrier views, being joins, stand in the way of. Each answers for the tenant of this transaction (SET LOCAL
 -- outrider.tenant) and for nobody where none is set.
@@ -28,12 +28,13 @@ BEGIN
     RETURN QUERY EXECUTE
         'SELECT s.id, s.device, s.metric, s.kind, coalesce(m.unit, '''') FROM telemetry.series s
          LEFT JOIN registry.metric m ON m.tenant = s.tenant AND m.name = s.metric
-         WHERE s.tenant = current_setting(''outrider.tenant'', true)'
+         WHERE s.tenant = current_setting(''outrider.tenant'', true)
+           AND NOT EXISTS (SELECT FROM runtime.tombstone e WHERE e.device = s.device)'
         || CASE WHEN devices IS NULL THEN '' ELSE ' AND s.device = ANY ($1)' END
         || CASE WHEN metrics IS NULL THEN '' ELSE ' AND s.metric = ANY ($2)' END
     USING devices, metrics;
 END $$;
-COMMENT ON FUNCTION gateway.tenant_series IS 'Series of the tenant, of all or of these devices and metrics, with their units.';
+COMMENT ON FUNCTION gateway.tenant_series IS 'Series of the tenant, of all or of these devices and metrics, with their units; not of devices that are being erased.';
 
 CREATE FUNCTION gateway.tenant_metrics() RETURNS TABLE (metric text, kind text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$

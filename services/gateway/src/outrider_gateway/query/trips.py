@@ -20,8 +20,10 @@ SELECT id, device, rev, state, micro, edited, start_at, end_at, start_lat, start
        distance_uncertainty_km, duration_s, moving_s, idle_s, stop_s, avg_speed_kmh, max_speed_kmh, start_reason, end_reason,
        confidence, evidence
 """
+# What is being erased is gone from the moment that its tombstone stands.
 FROM: LiteralString = """
 FROM trips.tenant_trip WHERE tenant = current_setting('outrider.tenant')
+  AND NOT EXISTS (SELECT FROM runtime.tombstone e WHERE e.device = tenant_trip.device)
 """
 NARROWED: LiteralString = """
   AND (%(devices)s::text[] IS NULL OR device = ANY (%(devices)s)) AND (%(micro)s::boolean IS NULL OR micro = %(micro)s)

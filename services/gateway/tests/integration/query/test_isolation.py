@@ -181,3 +181,20 @@ def test_the_gateways_role_reads_no_table_of_others(database: Database) -> None:
             pytest.raises(psycopg.errors.InsufficientPrivilege),
         ):
             connection.execute(f"SELECT 1 FROM {table}")
+
+
+async def test_a_device_that_is_being_erased_is_gone_at_once(asker: Asker) -> None:
+    mark = secrets.token_hex(3)
+    device, metric = asker.device(f"van-{mark}", tags=[mark]), f"metric_{mark}"
+    asker.store(device, metric, [(NOW + 1, SECRET)])
+    trip = add_trip(asker, device, NOW, km=SECRET)
+    for template in QUESTIONS:
+        answer = await asker.acme.get(path_of(template, device, trip), params=params_of(template, metric))
+        assert str(SECRET) in answer.text, template
+    # As the registry does first; the rows of all stores go afterwards.
+    asker.database.rows("INSERT INTO runtime.tombstone (device, tenant) VALUES (%s, 'acme')", device)
+    asker.database.rows("DELETE FROM registry.device WHERE id = %s", device)
+    for template in QUESTIONS:
+        answer = await asker.acme.get(path_of(template, device, trip), params=params_of(template, metric))
+        assert str(SECRET) not in answer.text, template
+        assert answer.status_code == (404 if "{id}" in template else 200), template
