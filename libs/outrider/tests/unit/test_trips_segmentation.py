@@ -131,12 +131,18 @@ def test_standing_with_the_engine_running(idle_s: float, trips: int) -> None:
         assert found[0].stops[0].engine is True
 
 
-@pytest.mark.parametrize(("off", "window_s"), [({"gear": "P"}, 180), ({"rpm": 0.0}, 180)])
+@pytest.mark.parametrize(("off", "window_s"), [({"gear": "P"}, 120), ({"rpm": 0.0}, 120)])
 def test_gear_and_rpm_wait_for_start_stop(off: dict[str, Any], window_s: float) -> None:
     on: dict[str, Any] = {"gear": "D"} if "gear" in off else {"rpm": 900.0}
     for stand_s, trips in ((window_s - 10, 1), (window_s + 10, 2)):
         journey = Journey(every_s=5).drive(300, **on).stand(stand_s, **off).drive(300, **on)
         assert len(final(journey)) == trips
+
+
+@pytest.mark.parametrize("halt", [{"gear": "D", "rpm": 0.0}, {"gear": "P", "rpm": 750.0}])
+def test_of_gear_and_rpm_the_one_that_runs_is_believed(halt: dict[str, Any]) -> None:
+    journey = Journey(every_s=5).drive(300, gear="D", rpm=2000.0).stand(1200, **halt).drive(300, gear="D", rpm=2000.0)
+    assert len(final(journey)) == 1
 
 
 @pytest.mark.parametrize("lie", [{"ignition": False}, {"rpm": 0.0}, {"gear": "P"}])

@@ -50,7 +50,8 @@ class Engine:
             if known and int((driving == 0).sum()) > _CONTRADICTED * known:
                 distrusted.append(name)
                 continue
-            new = np.isnan(running) & ~np.isnan(word)
+            # A running engine outranks gear P, as gear D outranks the rpm of 0 that start-stop gives at a light.
+            new = (np.isnan(running) & ~np.isnan(word)) | ((running == 0) & (sensor > 0) & (word == 1))
             running = np.where(new, word, running)
             sensor = np.where(new, index, sensor)
             age = np.where(new, since, age)

@@ -18,19 +18,18 @@ _ON = {"ignition": "ignition_on", "gear": "gear_drive", "rpm": "engine_on"}
 class Tempo:
     """What silence means for this device at this time, from how often it reports while it moves."""
 
-    interval_ms: float
     pause_ms: float  # a silence this long is a gap
     end_ms: float  # ... and this long, without displacement, an end
     sparse_ms: float  # at rest, reports this far apart are a sleeping device's
 
     @classmethod
-    def of(cls, interval_ms: float, rules: Rules) -> Tempo:
-        end = max(1000 * rules.silence_resume_s, 3 * interval_ms)
+    def of(cls, usual_ms: float, slow_ms: float, rules: Rules) -> Tempo:
+        """From the usual interval, by which patience is measured, and the slow one, which is no sleep yet."""
+        end = max(1000 * rules.silence_resume_s, 3 * usual_ms)
         return cls(
-            interval_ms,
-            min(max(1000 * rules.silence_pause_s, 3 * interval_ms), end),
+            min(max(1000 * rules.silence_pause_s, 3 * usual_ms), end),
             end,
-            min(max(1000 * rules.sparse_s, rules.sparse_factor * interval_ms), end),
+            min(max(1000 * rules.sparse_s, rules.sparse_factor * slow_ms), end),
         )
 
 

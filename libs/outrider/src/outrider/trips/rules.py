@@ -30,7 +30,7 @@ class Rules:
     still_resume_s: float = 900.0  # standing, engine unknown: longer than crossings, queues, jams; shorter than errands
     idle_resume_s: float = 3600.0  # standing with the engine known to run
     off_resume_s: float = 60.0  # ignition off: longer than a stall and a restart
-    engine_resume_s: float = 180.0  # rpm 0 or gear P: start-stop systems restart by then
+    engine_resume_s: float = 120.0  # rpm 0 or gear P: longer than start-stop and P at a light, shorter than an errand
     # Silence.
     sparse_factor: float = 5.0  # at rest, reports this much rarer than while driving are a sleeping device's
     sparse_s: float = 10.0  # ... and at least this far apart

@@ -25,7 +25,7 @@ from outrider.trips.rules import Rules
 from outrider.trips.summary import Draft, Ledger, summarise
 
 _CADENCE_MAX_MS = 300_000.0  # a longer interval between rows that move is a hole, not a habit
-_CADENCE_SHARE = 0.9
+_CADENCE_SHARE, _SLOW_SHARE = 0.6, 0.9  # with 30 % of the reports lost the first is still the interval
 _FAST_KMH, _FAST_ROWS = 20.0, 3  # no drift of a parked receiver does this
 _WIDE_M = 100.0  # drift wanders, but not over an area this wide
 _MANOEUVRE_MS = 300_000.0
@@ -119,7 +119,7 @@ class _Episode:
 
     def __post_init__(self) -> None:
         moves, rules = self.moves, self.rules
-        self.tempo = Tempo.of(self._interval(), rules)
+        self.tempo = Tempo.of(*self._intervals(), rules)
         every = self.columns.ts
         earliest = float(moves.ts[self.begin]) - 1000 * rules.idle_resume_s
         first = int(np.searchsorted(every, earliest, side="left"))
@@ -128,16 +128,17 @@ class _Episode:
         self.engine = Engine.of(self.columns, first, last, driving)
         self.ts = every[:last]
 
-    def _interval(self) -> float:
-        """The interval (ms) at which the device reports while it moves: nine of ten are not longer."""
+    def _intervals(self) -> tuple[float, float]:
+        """The intervals (ms) that six and nine of ten reports made while moving do not exceed."""
         moves = self.moves
         low, high = max(0, self.begin - 1), self.end + 2
         gaps = np.diff(moves.ts[low:high])
         moving = moves.moving[low:high]
-        gaps = gaps[(moving[:-1] | moving[1:]) & (gaps <= _CADENCE_MAX_MS)]
+        gaps = np.sort(gaps[(moving[:-1] | moving[1:]) & (gaps <= _CADENCE_MAX_MS)])
         if not len(gaps):
-            return _CADENCE_MAX_MS / 3
-        return float(np.sort(gaps)[int(_CADENCE_SHARE * (len(gaps) - 1))])
+            return _CADENCE_MAX_MS / 3, _CADENCE_MAX_MS / 3
+        usual, slow = (float(gaps[int(share * (len(gaps) - 1))]) for share in (_CADENCE_SHARE, _SLOW_SHARE))
+        return usual, slow
 
     def drafts(self) -> list[Draft]:
         """The trips of this episode: movements joined over the rests that do not end one."""
