@@ -5,9 +5,11 @@ For whoever passes on a payload that is not its own to change.
 
 from __future__ import annotations
 
-BOOT = "outrider-boot"
-SEQ = "outrider-seq"
-TS = "outrider-ts"
+from typing import Final
+
+BOOT: Final = "outrider-boot"
+SEQ: Final = "outrider-seq"
+TS: Final = "outrider-ts"
 
 
 def user_properties(boot: int, seq: int, ts_ms: int | None = None) -> list[tuple[str, str]]:
