@@ -83,7 +83,6 @@ async def _merge(connection: psycopg.AsyncConnection, rows: Sequence[LateRow]) -
             starts = {(int(row[4].timestamp()) // step_s * step_s, row[3]) for row in kept if is_kept(row, shorter)}
             if starts:
                 buckets, series = zip(*sorted(starts), strict=True)
-                await connection.execute(
-                    compose(shorter, tier).encode(), {"bucket": list(buckets), "series": list(series)}
-                )
+                part = {"bucket": list(buckets), "series": list(series), "again": True}
+                await connection.execute(compose(shorter, tier).encode(), part)
         shorter = tier

@@ -7,11 +7,14 @@ first and forgets what it was told after. Late data costs what it touched and no
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import UTC, date, datetime
+from typing import Any
 
 import numpy as np
 import psycopg
 from prometheus_client import Counter, Gauge
+from psycopg import errors as pg
 
 from outrider_lifecycle.context import Lifecycle
 from outrider_lifecycle.jobs import Job, Progress
@@ -26,6 +29,11 @@ ROWS = Counter("outrider_lifecycle_rollup_rows", "Rows written to the rollups, b
 LAG = Gauge(
     "outrider_lifecycle_rollup_lag_seconds", "End of the oldest five minutes that wait to be rolled up, until now"
 )
+
+log = logging.getLogger(__name__)
+
+Part = dict[str, Any]
+"""Parameters of one step: `bucket` (epoch seconds), `series`, `again`."""
 
 FIVE_MINUTES_S, HOUR_S, DAY_S = 300, 3600, 86_400
 INTERVAL_S = 10.0
@@ -95,9 +103,7 @@ class Rollups:
         kept = await self._still_there(touched)
         for part in self._parts(kept):
             await self._ensure(("lifecycle.rollup_1m", "lifecycle.rollup_5m"), kept)
-            async with self._lifecycle.transaction() as connection:
-                minutes, fives = await _write(connection, FROM_SAMPLES, part)
-                await connection.execute(TOUCH_HOUR, part)
+            minutes, fives = await self._compute(FROM_SAMPLES, part, TOUCH_HOUR)
             BUCKETS.labels("5m").inc(len(part["series"]))
             ROWS.labels("1m").inc(minutes)
             ROWS.labels("5m").inc(fives)
@@ -116,8 +122,7 @@ class Rollups:
         touched = await gather(self._lifecycle, of, self._lifecycle.settings.rollup_step_series)
         for part in self._parts(touched):
             await self._ensure(("lifecycle.rollup_1h",), touched)
-            async with self._lifecycle.transaction() as connection:
-                (hours,) = await _write(connection, compose("5m", "1h"), part)
+            (hours,) = await self._compute(compose("5m", "1h"), part)
             BUCKETS.labels("1h").inc(len(part["series"]))
             ROWS.labels("1h").inc(hours)
         return await self._forget(of, touched)
@@ -127,10 +132,23 @@ class Rollups:
         async with self._lifecycle.transaction() as connection:
             await connection.execute(COMPLETE, (closed_s - closed_s % HOUR_S, ["1h"]))
 
-    def _parts(self, touched: Touched) -> list[dict[str, list[int]]]:
+    async def _compute(self, statement: str, part: Part, then: str | None = None) -> tuple[int, ...]:
+        try:
+            async with self._lifecycle.transaction() as connection:
+                return await _write(connection, statement, part, then)
+        except pg.UniqueViolation:
+            log.warning("rollups_written_again", extra={"rows": len(part["series"])})
+        async with self._lifecycle.transaction() as connection:
+            return await _write(connection, statement, {**part, "again": True}, then)
+
+    def _parts(self, touched: Touched) -> list[Part]:
         size = self._lifecycle.settings.rollup_step_series
         return [
-            {"bucket": touched.bucket[at : at + size].tolist(), "series": touched.series[at : at + size].tolist()}
+            {
+                "bucket": touched.bucket[at : at + size].tolist(),
+                "series": touched.series[at : at + size].tolist(),
+                "again": False,
+            }
             for at in range(0, len(touched), size)
         ]
 
@@ -166,10 +184,14 @@ class Rollups:
         self._days.clear()
 
 
-async def _write(connection: psycopg.AsyncConnection, statement: str, part: dict[str, list[int]]) -> tuple[int, ...]:
+async def _write(
+    connection: psycopg.AsyncConnection, statement: str, part: Part, then: str | None = None
+) -> tuple[int, ...]:
     await connection.execute(PLAN)
     row = await (await connection.execute(statement.encode(), part)).fetchone()
     assert row is not None
+    if then is not None:
+        await connection.execute(then.encode(), part)
     return tuple(row)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 # The samples of five minutes of a series lie together in the index, one after the other: a bitmap only costs.
 PLAN = b"SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off"
 # A plain INSERT costs half of one with ON CONFLICT, and most buckets are there for the first time. Five minutes have a row
-# exactly if one of their minutes has. Nobody else writes here, so what is not seen now is not there.
+# exactly if one of their minutes has, and nobody else writes here, so what is not seen now is not there. Should it be there
+# after all (somebody changed the tables by hand), `again` takes every bucket for one that is.
 _FROM_SAMPLES = """
 WITH pair AS MATERIALIZED (
     SELECT k.series_id, to_timestamp(k.bucket) AS bucket,
-           EXISTS (SELECT FROM lifecycle.rollup_5m r WHERE (r.series_id, r.ts) = (k.series_id, to_timestamp(k.bucket))) AS seen
+           %(again)s OR EXISTS (
+               SELECT FROM lifecycle.rollup_5m r WHERE (r.series_id, r.ts) = (k.series_id, to_timestamp(k.bucket))) AS seen
     FROM unnest(%(bucket)s::bigint[], %(series)s::integer[]) AS k(bucket, series_id)
 ), minute AS MATERIALIZED (
     SELECT p.series_id, m.ts, m.count, m.sum, m.min, m.max, m.first, m.last, p.bucket, p.seen
@@ -30,7 +32,8 @@ SELECT (SELECT count(*) FROM minute), (SELECT count(*) FROM five)
 _COMPOSE = """
 WITH pair AS MATERIALIZED (
     SELECT k.series_id, to_timestamp(k.bucket) AS bucket,
-           EXISTS (SELECT FROM lifecycle.rollup_{upper} r WHERE (r.series_id, r.ts) = (k.series_id, to_timestamp(k.bucket))) AS seen
+           %(again)s OR EXISTS (
+               SELECT FROM lifecycle.rollup_{upper} r WHERE (r.series_id, r.ts) = (k.series_id, to_timestamp(k.bucket))) AS seen
     FROM unnest(%(bucket)s::bigint[], %(series)s::integer[]) AS k(bucket, series_id)
 ), longer AS MATERIALIZED (
     SELECT p.series_id, p.bucket AS ts, h.count, h.sum, h.min, h.max, h.first, h.last, p.seen
@@ -69,7 +72,7 @@ FROM_SAMPLES = _FROM_SAMPLES.format(
 
 
 def compose(lower: str, upper: str) -> str:
-    """Makes buckets of a tier from those of a shorter one; parameters `bucket` (epoch seconds) and `series`."""
+    """Makes buckets of a tier from those of a shorter one; parameters `bucket` (epoch seconds), `series` and `again`."""
     writes = _WRITE.format(of="longer", table=f"rollup_{upper}")
     return _COMPOSE.format(lower=lower, upper=upper, step=STEPS[upper], writes=writes)
 
