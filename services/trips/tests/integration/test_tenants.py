@@ -86,6 +86,11 @@ async def test_profile_of_type_and_tenant(fleet: Fleet) -> None:
     problem = fleet.call("SELECT problem FROM trips.tenant_profile WHERE type = 'tractor'")
     assert "micro_m" in problem
     fleet.call("SELECT trips.tenant_drop_profile('tractor')")
+    database.rows("INSERT INTO trips.profile (rules) VALUES ('{}')")
+    for tenant, count in (("demo", 1), ("other", 1), ("", 0)):
+        assert fleet.call("SELECT count(*) FROM trips.tenant_profile", tenant=tenant) == count
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        fleet.call("SELECT trips.tenant_put_profile('*', '{}')", tenant="")
 
 
 async def test_erased_device_leaves_nothing_and_comes_not_back(fleet: Fleet) -> None:

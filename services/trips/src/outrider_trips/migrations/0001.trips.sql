@@ -186,7 +186,8 @@ FROM trips.edit WHERE current_setting('outrider.tenant', true) IN ('*', tenant);
 
 CREATE VIEW trips.tenant_profile WITH (security_barrier) AS
 SELECT tenant, type, rules, problem, updated_at FROM trips.profile
-WHERE tenant = '*' OR current_setting('outrider.tenant', true) IN ('*', tenant);
+WHERE current_setting('outrider.tenant', true) IN ('*', tenant)
+   OR tenant = '*' AND current_setting('outrider.tenant', true) <> '';
 
 -- What a transaction that appends rows or segments holds shared, and one that erases a device holds alone.
 CREATE FUNCTION trips.lock(alone boolean) RETURNS void
@@ -265,7 +266,7 @@ COMMENT ON FUNCTION trips.tenant_edit_undo IS 'Takes a merge or split back.';
 
 CREATE FUNCTION trips.tenant_put_profile(type_ text, rules_ jsonb) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
-    INSERT INTO trips.profile (tenant, type, rules) VALUES (current_setting('outrider.tenant'), type_, rules_)
+    INSERT INTO trips.profile (tenant, type, rules) VALUES (nullif(current_setting('outrider.tenant'), ''), type_, rules_)
     ON CONFLICT (tenant, type) DO UPDATE SET rules = excluded.rules, problem = NULL
 $$;
 COMMENT ON FUNCTION trips.tenant_put_profile IS 'Sets the rules of this transaction''s tenant for a type of device (*: all). Holds for windows that are touched from now on.';
