@@ -80,7 +80,8 @@ async def test_its_own_ack_ends_it(uploads: Uploads) -> None:
 async def test_acks_of_others_do_not(uploads: Uploads, ack: dict[str, Any]) -> None:
     link, task = await sent(uploads)
     link.say(**{"boot": uploads.boot, **ack})
-    assert uploads._of_device
+    (upload,) = uploads._of_device["acme", "van"].values()
+    assert not upload.ended
     link.say(boot=uploads.boot, seq=[[1, 1]])
     assert (await task).reasons == ()
 
