@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
+import psycopg
 from prometheus_client import Counter, Gauge
 
 from outrider_lifecycle.context import Expiring, Lifecycle
@@ -51,6 +52,9 @@ CAME_LATE = """
 DELETE FROM runtime.expired
 WHERE name = %s AND day < (runtime.horizon_of(name, tenant) AT TIME ZONE 'UTC')::date RETURNING tenant, day::text
 """
+# Until the transaction ends nobody stores old rows; those stored since the rows were last shown round are marked.
+HOLD = "SELECT pg_advisory_xact_lock(hashtext('outrider horizon'))"
+NEW = "DELETE FROM runtime.expired WHERE name = %s AND day >= %s AND day < %s AND {condition}"
 IDS = "SELECT id FROM {owner} WHERE id > %s AND {condition} ORDER BY id LIMIT %s"
 REMOVE_OF_IDS = "DELETE FROM {table} WHERE {key} = ANY (%s) AND ts >= %s AND ts < %s"
 REMOVE_ROWS = """
@@ -168,17 +172,22 @@ class Retention:
                 row = await cursor.fetchone()
             if row and row[0]:
                 await self._before_drop(Expiring(kept.name, start, end))
-                await self._drop_until(kept, end)
+                await self._drop_until(kept, Expiring(kept.name, start, end))
             start = end
         if start > starts_on:
-            await self._drop_until(kept, start)
+            await self._drop_until(kept, Expiring(kept.name, starts_on, start))
 
-    async def _drop_until(self, kept: Kept, before: date) -> None:
-        async with self._lifecycle.transaction() as connection:
-            await connection.execute(DO_NOT_WAIT)
-            await connection.execute(TAKE_TIME)
-            row = await (await connection.execute(DROP, (kept.name, before))).fetchone()
-        dropped = row[0] if row else []
+    async def _drop_until(self, kept: Kept, expiring: Expiring) -> None:
+        dropped: list[str] | None = None
+        while dropped is None:
+            async with self._lifecycle.transaction() as connection:
+                await connection.execute(DO_NOT_WAIT)
+                await connection.execute(TAKE_TIME)
+                if not await self._came_since(connection, expiring):
+                    row = await (await connection.execute(DROP, (kept.name, expiring.end))).fetchone()
+                    dropped = row[0] if row else []
+            if dropped is None:
+                await self._before_drop(expiring)
         self._rollups.forget_partitions()
         if dropped:
             DROPPED.labels(kept.name).inc(len(dropped))
@@ -211,6 +220,14 @@ class Retention:
         for hook in self._lifecycle.before_drop:
             await hook(expiring)
 
+    async def _came_since(self, connection: psycopg.AsyncConnection, expiring: Expiring) -> bool:
+        """True if rows were stored there since `before_drop`, which must see them first. None are until the end of the
+        transaction."""
+        await connection.execute(HOLD)
+        condition, of = expiring.condition()
+        statement = NEW.format(condition=condition).encode()
+        return (await connection.execute(statement, (expiring.table, expiring.start, expiring.end, of))).rowcount > 0
+
     async def _expire(self, kept: Kept, expiring: Expiring) -> None:
         await self._before_drop(expiring)
         remove = self._remove_rows if kept.owner is None else self._remove_by_owner
@@ -226,12 +243,18 @@ class Retention:
         last, removed = 0, 0
         while True:
             async with self._lifecycle.transaction() as connection:
-                found = [id_ for (id_,) in await (await connection.execute(ids, (last, of, IDS_AT_ONCE))).fetchall()]
-                if not found:
-                    return removed
-                span = (_midnight(expiring.start), _midnight(expiring.end))
-                removed += (await connection.execute(remove, (found, *span))).rowcount
-            last = found[-1]
+                new = await self._came_since(connection, expiring)
+                if not new:
+                    found = [
+                        id_ for (id_,) in await (await connection.execute(ids, (last, of, IDS_AT_ONCE))).fetchall()
+                    ]
+                    if not found:
+                        return removed
+                    span = (_midnight(expiring.start), _midnight(expiring.end))
+                    removed += (await connection.execute(remove, (found, *span))).rowcount
+                    last = found[-1]
+            if new:
+                await self._before_drop(expiring)
 
     async def _remove_rows(self, kept: Kept, expiring: Expiring) -> int:
         condition, of = expiring.condition()
@@ -240,9 +263,12 @@ class Retention:
         removed = 0
         while True:
             async with self._lifecycle.transaction() as connection:
-                found = (await connection.execute(remove, (*span, *span, of, ROWS_AT_ONCE))).rowcount
+                new = await self._came_since(connection, expiring)
+                found = 0 if new else (await connection.execute(remove, (*span, *span, of, ROWS_AT_ONCE))).rowcount
             removed += found
-            if found < ROWS_AT_ONCE:
+            if new:
+                await self._before_drop(expiring)
+            elif found < ROWS_AT_ONCE:
                 return removed
 
 
