@@ -53,6 +53,14 @@ def test_score_json(file: Path) -> None:
     assert len(found["grid"]) == 45
 
 
+def test_score_delay_with_and_without_a_number(file: Path) -> None:
+    for delay in (["--delay"], ["--delay", "30"]):
+        for arguments in ([str(file), "--json", *delay], [*delay, str(file), "--json"]):
+            found = json.loads(run(*arguments, "--batches", "5").stdout)
+            assert found["stream"]["same_as_in_order"] is True
+            assert found["iou"]["0.9"]["f1"] == 1.0
+
+
 def test_score_table(file: Path) -> None:
     result = run(str(file), "--gap", "600", "--strip-rpm", "--rule", "start_kmh=8")
     assert "Trips that merge drives: 100.0%" in result.stdout

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.table import Table
+from typer.core import TyperCommand
 
 from outrider.trips import Rules, Sample, Trip, segment
 from outrider.trips import score as scoring
@@ -18,34 +19,46 @@ from outrider_cli import terminal
 from outrider_cli.trips import recording
 
 GRID_GAP_S = (45.0, 60.0, 80.0, 100.0, 120.0, 140.0, 180.0, 300.0, 600.0)
+DELAY_S = "600"
 GRID_STILL_S = (300.0, 600.0, 900.0, 1200.0, 1800.0)
 
 HELP = """Score the trip rules on a recording of real drives.
 
-FILE is a CSV file (or .csv.gz) with a header and one row a report: `drive` (the truth, hidden from the rules; empty or 0
-on rows recorded while parked), `ts` (epoch seconds or milliseconds), and of lat, lon, speed_kmh, rpm, ignition, gear,
-odometer_km, accuracy_m, hdop, soc_pct, fuel_pct what there is. `drive_km`, the distance since the drive began, is the
+FILE is a CSV file (or .csv.gz) with a header and one row a report: `drive` (the truth, hidden from the rules; empty or 0 \
+on rows recorded while parked), `ts` (epoch seconds or milliseconds), and of lat, lon, speed_kmh, rpm, ignition, gear, \
+odometer_km, accuracy_m, hdop, soc_pct, fuel_pct what there is. `drive_km`, the distance since the drive began, is the \
 truth of distances.
 
-The rows are made worse as the options say, given to the rules as a device would send them, and the trips that come out
-are paired with the drives: a pair counts at 0.8 when 80 % of the time that either covers is covered by both.
+The rows are made worse as the options say and given to the rules as a device would send them. The trips that come out \
+are paired with the drives: at 0.8 a pair counts when 80 % of the time that either covers is covered by both.
 
 Examples:
 
   outrider trips score drives.csv
 
-  outrider trips score drives.csv --strip-rpm --drop 30            speed and positions only, 30 % of the rows lost
+  outrider trips score drives.csv --strip-rpm --drop 30      speed and places only
 
-  outrider trips score drives.csv --shuffle --batches 10           everything late and out of order: the same trips
+  outrider trips score drives.csv --shuffle --batches 10     late, out of order
 
-  outrider trips score drives.csv --every 30 --parked-noise 20     a report each 30 s, parked ones wandering by 20 m
+  outrider trips score drives.csv --every 30 --parked-noise 20
 
-  outrider trips score drives.csv --gap 300 --rule start_kmh=8     other thresholds
+  outrider trips score drives.csv --gap 300 --rule start_kmh=8
 
-  outrider trips score drives.csv --grid                           F1 over a grid of thresholds
+  outrider trips score drives.csv --grid                     over many thresholds
 
   outrider trips score drives.csv --json
 """
+
+
+class Command(TyperCommand):
+    """The command, with `--delay` alone as ten minutes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for at, argument in enumerate(args):
+            if argument == "--delay" and not (at + 1 < len(args) and args[at + 1].replace(".", "", 1).isdigit()):
+                args = [*args[: at + 1], DELAY_S, *args[at + 1 :]]
+                break
+        return super().parse_args(ctx, args)
 
 
 def score_(
@@ -64,7 +77,9 @@ def score_(
     every: Annotated[float, typer.Option(help="Report only each so many seconds.", min=0)] = 0,
     drop: Annotated[float, typer.Option(help="Lose this percentage of the rows.", min=0, max=100)] = 0,
     duplicate: Annotated[float, typer.Option(help="Send this percentage of the rows twice.", min=0, max=100)] = 0,
-    delay: Annotated[float, typer.Option(help="Let each row arrive up to so many seconds late.", min=0)] = 0,
+    delay: Annotated[
+        float, typer.Option(help="Let each row arrive up to so many seconds late (alone: 600).", min=0)
+    ] = 0,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Let the rows arrive in any order.")] = False,
     batches: Annotated[int, typer.Option(help="Give the rows in so many batches, segmenting after each.", min=1)] = 1,
     parked_noise: Annotated[
