@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outrider_gateway.api.compression import choose as choose_coding
@@ -71,6 +71,7 @@ async def test_arrow_gives_back_what_went_in(seed: int) -> None:
     assert list(zip(*columns, strict=True)) == rows
 
 
+@settings(max_examples=40)
 @given(st.lists(ROW, max_size=5))
 async def test_csv_gives_back_what_went_in(rows: list[tuple[Any, ...]]) -> None:
     text = (await whole(formats.csv_of(answer_of(rows)))).decode()
