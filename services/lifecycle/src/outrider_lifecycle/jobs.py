@@ -131,9 +131,10 @@ class Jobs:
                     if not declared:
                         await connection.execute(DECLARE, (names,))
                         declared = True
-                    for (name,) in await (await connection.execute(DUE, (names, intervals))).fetchall():
-                        if name not in busy:
-                            self._wake[name].set()
+                    due = await (await connection.execute(DUE, (names, intervals))).fetchall()
+                for (name,) in due:  # now that the jobs' rows are committed
+                    if name not in busy:
+                        self._wake[name].set()
                 self._problems.pop("look", None)
             except Transient as error:
                 self._problems["look"] = str(error)
