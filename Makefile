@@ -1,13 +1,13 @@
 # `make` prints this file's targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test chaos bench telegraf check lock docs clean
+.PHONY: help setup demo up down test chaos bench bench-derived telegraf check lock docs clean
 
 PYTHON := .venv/bin/python
 SOURCES := libs/outrider/src $(wildcard services/*/src) cli/src
 OPTIONS ?=
 
 help: ## Print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make .venv from the lock (quick when nothing changed)
 	@scripts/bootstrap
@@ -29,6 +29,14 @@ chaos: setup ## Break everything on purpose and count every sample: ROUNDS=10, S
 
 bench: setup ## Measure speed, CPU and latency under load, beside peers: FULL=1 adds growth; SECONDS=10, OPTIONS="--help"
 	@$(PYTHON) -m tests.bench $(if $(SECONDS),--seconds $(SECONDS)) $(if $(FULL),--full) $(OPTIONS)
+	@$(if $(OPTIONS),,$(MAKE) --no-print-directory bench-derived)
+
+bench-derived: setup ## Measure what is made of the data: trips, rollups, uploads over HTTP, the query API
+	@$(PYTHON) -m tests.bench.trip_rules
+	@$(PYTHON) -m tests.bench.resegment
+	@$(PYTHON) -m tests.bench.rollups
+	@$(PYTHON) -m tests.bench.uploads
+	@$(PYTHON) -m tests.bench.queries
 
 telegraf: setup ## Build the Telegraf that the benchmark compares with (needs Go)
 	@scripts/fetch_telegraf
