@@ -130,8 +130,8 @@ class Jobs:
                 async with self._lifecycle.transaction() as connection:
                     if not declared:
                         await connection.execute(DECLARE, (names,))
-                        declared = True
                     due = await (await connection.execute(DUE, (names, intervals))).fetchall()
+                declared = True
                 for (name,) in due:  # now that the jobs' rows are committed
                     if name not in busy:
                         self._wake[name].set()
