@@ -47,6 +47,7 @@ check: setup ## Lint, types, generated files
 	@$(PYTHON) -m mypy $(SOURCES)
 	@$(PYTHON) -m outrider.contract.generate --check
 	@$(PYTHON) -m outrider_registry.openapi --check
+	@$(PYTHON) -m outrider_gateway.openapi --check
 	@$(PYTHON) scripts/generate_docs --check
 
 lock: ## Resolve the dependencies anew into requirements.lock (needs uv)
