@@ -79,21 +79,25 @@ class Store:
         except TimeoutError:
             raise Unavailable("Many long questions are being answered just now. Try again in a moment.") from None
         try:
-            async with self._database.transaction() as connection:
+            async with asyncio.timeout(self._limit_s), self._database.transaction() as connection:
+                await connection.execute(BEGIN)
+                asked = (tenant, str(int(self._limit_s * 1000)))
+                row = await (await connection.execute(SETTINGS, asked)).fetchone()
+                assert row is not None
                 try:
-                    await connection.execute(BEGIN)
-                    row = await (
-                        await connection.execute(SETTINGS, (tenant, str(int(self._limit_s * 1000))))
-                    ).fetchone()
-                    assert row is not None
                     yield Snapshot(connection, row[2])
                 except pg.QueryCanceled:
-                    raise Invalid(
-                        f"Reading this took longer than {self._limit_s:.0f} s. Ask for a shorter range, a wider step, or fewer "
-                        "devices or metrics."
-                    ) from None
+                    raise self._too_long() from None
+        except TimeoutError:
+            raise self._too_long() from None
         finally:
             self._turns[heavy].release()
+
+    def _too_long(self) -> Invalid:
+        return Invalid(
+            f"Reading this took longer than {self._limit_s:g} s. Ask for a shorter range, a wider step, or fewer devices or "
+            "metrics."
+        )
 
     async def moved(self, tenant: str, plan: Plan) -> bool:
         """True if raw samples that this plan read were removed meanwhile: it must be made anew."""

@@ -11,7 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from .conftest import Asker, moment
+from outrider.testing.fixtures import Database
+
+from .conftest import Asker, asking, moment
 
 HOUR, MINUTE = 3_600_000, 60_000
 NOW = 1_760_000_000_000 // HOUR * HOUR
@@ -233,3 +235,22 @@ async def test_below_the_horizon_rollups_answer(asker: Asker) -> None:
         assert "are gone" in raw["notes"][0]
     finally:
         asker.database.rows("DELETE FROM runtime.horizon WHERE tenant = 'other'")
+
+
+async def test_what_takes_too_long_says_so_and_gives_its_session_back(
+    shared: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outrider_gateway.query.device.STREAM_ROWS", 1)
+    async with asking(shared, gateway_query_timeout_s=0.3, gateway_queries_at_once=1) as asker:
+        device = asker.device(f"van-{secrets.token_hex(3)}")
+        asker.store(device, "gear", [(NOW + n * 1000, "D") for n in range(2000)], "string")
+        params = {"metric": "gear", "from": NOW, "to": NOW + HOUR, "step": "1h"}
+        for _ in range(2):
+            answer = await asker.acme.get(f"devices/{device}/telemetry", params=params)
+            assert answer.status_code == 422, answer.text
+            assert "took longer than 0.3 s" in answer.json()["detail"]
+        shared.rows("CREATE FUNCTION public.slow() RETURNS int LANGUAGE sql AS 'SELECT 1 FROM pg_sleep(9)'")
+        shared.rows("GRANT EXECUTE ON FUNCTION public.slow TO PUBLIC")
+        monkeypatch.setattr("outrider_gateway.query.store.METRICS", "SELECT public.slow()::text")
+        answer = await asker.acme.get("fleet/telemetry", params={"metric": "no_such"})
+        assert (answer.status_code, "took longer" in answer.json()["detail"]) == (422, True)
