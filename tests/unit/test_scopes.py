@@ -10,5 +10,5 @@ def test_the_gateway_gives_a_role_what_the_registry_gives_it() -> None:
     known = frozenset().union(*access.ROLE_SCOPES.values())
     assert known <= principals.SCOPES.keys()
     assert {role: scopes & known for role, scopes in principals.ROLES.items()} == access.ROLE_SCOPES
-    assert principals.PLATFORM >= access.ROLE_SCOPES["admin"]
-    assert access.DEVICE_SCOPES < principals.SCOPES.keys()
+    assert access.ROLE_SCOPES["admin"] <= principals.PLATFORM
+    assert principals.SCOPES.keys() > access.DEVICE_SCOPES
