@@ -19,6 +19,9 @@ from outrider.testing.fixtures import Database
 from outrider_lifecycle.archive import Archive, cipher, tasks
 from outrider_lifecycle.archive.files import Files
 from outrider_lifecycle.context import Expiring, Lifecycle
+from outrider_lifecycle.jobs import Progress
+from outrider_lifecycle.retention import Retention
+from outrider_lifecycle.rollups import Rollups
 
 DAY = date(2026, 3, 1)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -286,3 +289,31 @@ async def test_a_store_that_gives_back_something_else_keeps_the_day(
     with pytest.raises(Transient, match="read back"):
         await take(archive, "telemetry.event")
     assert filled.value("SELECT count(*) FROM lifecycle.archive WHERE state = 'complete'") == 0
+
+
+async def test_what_comes_between_archive_and_removal_is_archived_too(
+    archive: Archive, filled: Database, lifecycle: Lifecycle
+) -> None:
+    """The whole run of retention, with a writer that stores one more event of the day just after it was archived."""
+    before = stored(filled)
+    came = []
+
+    async def one_more(expiring: Expiring) -> None:
+        if expiring.table == "telemetry.event" and not came:
+            came.append(expiring)
+            filled.rows(
+                "INSERT INTO telemetry.event SELECT tenant, device, ts, 'late', message, fields, boot, seq, item, received_at"
+                " FROM telemetry.event WHERE device = 'acme-2' LIMIT 1"
+            )
+            filled.rows("INSERT INTO runtime.expired VALUES ('telemetry.event', 'acme', %s)", DAY)
+
+    filled.rows("SELECT lifecycle.set_policy('*', '{\"event_days\": 10}')")
+    lifecycle.before_drop += [archive.before_drop, one_more]
+    await Retention(lifecycle, Rollups(lifecycle)).run(Progress(lifecycle, "retention", {}))
+    assert came
+    for table in TABLES:
+        assert filled.value(f"SELECT count(*) FROM {table} WHERE ts < '2026-03-02'") == 0
+    await task(archive, filled, "restore")
+    assert len(restored(filled)["event"]) == len(before["event"]) + 1
+    assert restored(filled)["sample"] == before["sample"]
+    assert restored(filled)["line"] == before["line"]
