@@ -109,6 +109,16 @@ def find() -> Program:
     )
 
 
+def with_output(plugin: str) -> Path | None:
+    """The Telegraf of `find` if it has this output, for tests of what the documentation has an agent send; else None."""
+    try:
+        path = find().path
+    except ServerError:
+        return None
+    have = subprocess.run([path, "plugins", "outputs"], capture_output=True, text=True, timeout=20, check=False).stdout
+    return path if f"outputs.{plugin}" in have.split() else None
+
+
 def version_of(path: Path) -> Version | None:
     """The version a Telegraf names, None if it does not run or names none."""
     try:

@@ -19,6 +19,7 @@ import httpx
 import psycopg
 import pyarrow as pa
 import pytest
+from tests.bench import telegraf
 
 from outrider.servers import ServerError, mosquitto, postgres
 from outrider.testing.fixtures import unavailable
@@ -28,7 +29,7 @@ from outrider_cli.platform import Platform
 pytestmark = pytest.mark.servers
 
 HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto"
-BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(bash|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROGRAMS = Path(sys.executable).parent
 SETUP = """
 set -euo pipefail
@@ -50,9 +51,9 @@ def platform(server_folder: Path) -> Iterator[Platform]:
         yield running
 
 
-def commands(page: str, platform: Platform) -> str:
-    """The bash blocks of a page, in their order, at this platform's address."""
-    text = "\n".join(BLOCK.findall((HOWTO / page).read_text()))
+def code(language: str, page: str, platform: Platform) -> str:
+    """The blocks of a language on a page, in their order, at this platform's address."""
+    text = "\n".join(text for found, text in BLOCK.findall((HOWTO / page).read_text()) if found == language)
     found = text.replace("http://127.0.0.1:8081", platform.state.gateway_url)
     assert found != text
     return found
@@ -78,7 +79,7 @@ def rows(platform: Platform, query: str) -> list[Any]:
 
 
 def test_send_over_http(platform: Platform, tmp_path: Path) -> None:
-    script = commands("send-over-http.md", platform)
+    script = code("bash", "send-over-http.md", platform)
     answers = objects(bash(script, platform, tmp_path))
     receipts = [answer for answer in answers if isinstance(answer, dict)]
     assert len(receipts) >= 7
@@ -117,24 +118,19 @@ def drive(platform: Platform, secret: str) -> None:
     assert (answer.status_code, answer.json()["rejected"]) == (202, [])
 
 
-def test_query_api(platform: Platform, tmp_path: Path) -> None:
-    command = [
-        PROGRAMS / "outrider",
-        "device",
-        "create",
-        VEHICLE,
-        "--tag",
-        "fleet",
-        "--json",
-        "--data",
-        platform.data_dir,
-    ]
+def new_device(platform: Platform, name: str) -> str:
+    """Registers a device; returns its secret."""
+    command = [PROGRAMS / "outrider", "device", "create", name, "--tag", "fleet", "--json", "--data", platform.data_dir]
     created = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    drive(platform, json.loads(created.stdout)["secret"])
+    return str(json.loads(created.stdout)["secret"])
+
+
+def test_query_api(platform: Platform, tmp_path: Path) -> None:
+    drive(platform, new_device(platform, VEHICLE))
     trip = f"SELECT 1 FROM trips.trip WHERE device = '{VEHICLE}'"
     asyncio.run(eventually(lambda: rows(platform, trip)))
 
-    script = commands("query-api.md", platform)
+    script = code("bash", "query-api.md", platform)
     printed = bash(script, platform, tmp_path)
 
     answers = objects(printed)
@@ -151,3 +147,20 @@ def test_query_api(platform: Platform, tmp_path: Path) -> None:
     assert VEHICLE in {feature["properties"]["device"] for feature in geojson["features"]}
     assert ElementTree.parse(tmp_path / "trips.gpx").findall(".//{*}trkpt")
     assert ElementTree.parse(tmp_path / "trip.gpx").getroot().tag.endswith("gpx")
+
+
+def test_a_telegraf_agent_posts_as_it_is(platform: Platform, tmp_path: Path) -> None:
+    program = telegraf.with_output("http")
+    if program is None:
+        pytest.skip("no Telegraf with outputs.http here; golden vectors hold what one wrote")
+    config = tmp_path / "telegraf.conf"
+    config.write_text(code("toml", "send-over-http.md", platform).replace('interval = "10s"', 'interval = "1s"'))
+    environment = os.environ | {"SECRET": new_device(platform, "web-1")}
+    stored = "SELECT 1 FROM telemetry.latest WHERE (device, metric) = ('web-1', 'cpu_cpu_total_usage_idle')"
+    with subprocess.Popen([program, "--config", config], env=environment) as agent:
+        try:
+            asyncio.run(eventually(lambda: rows(platform, stored)))
+        finally:
+            agent.terminate()
+            agent.wait(20)
+    assert rows(platform, "SELECT reason, detail FROM rejected.message WHERE device = 'web-1'") == []

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from tests.bench.telegraf import find
+from tests.bench import telegraf
 
-from outrider.servers import Mosquitto, ServerError
+from outrider.servers import Mosquitto
 from outrider.testing.devices import add_device
 from outrider.testing.fixtures import Database
 from outrider.testing.services import running
@@ -90,19 +89,9 @@ async def test_what_the_page_sends_is_stored(mosquitto: Mosquitto, database: Dat
         assert database.rows(state) == [(20, 0, 0)]
 
 
-def telegraf() -> Path | None:
-    """A Telegraf with the plugins the page uses; `make telegraf` builds one."""
-    try:
-        path = find().path
-    except ServerError:
-        return None
-    have = subprocess.run([path, "plugins", "outputs"], capture_output=True, text=True, check=False).stdout
-    return path if "outputs.mqtt" in have else None
-
-
 @pytest.mark.servers
 async def test_a_telegraf_agent_sends_as_it_is(mosquitto: Mosquitto, database: Database, tmp_path: Path) -> None:
-    program = telegraf()
+    program = telegraf.with_output("mqtt")
     if program is None:
         pytest.skip("no Telegraf with outputs.mqtt here; golden vectors hold what one wrote")
     urls = database.service_urls
