@@ -7,13 +7,14 @@ import gzip
 import random
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from outrider.testing.journeys import Journey
-from outrider.trips import Rules, Sample, Trip, geo, polyline, segment
+from outrider.trips import Rules, Sample, Trip, cuts, geo, polyline, segment
 from outrider.trips.score import Corruption, Drive, Recorded, drives, quantile, score, stream
 
 DRIVES = Path(__file__).resolve().parents[4] / "tests" / "data" / "drives.csv.gz"
@@ -95,6 +96,15 @@ def test_recorded_drives_by_topics_of_one_metric() -> None:
         split.append(Sample(row.ts + 6, hdop=row.hdop, rpm=row.rpm))
     as_of = rows[-1].ts + AFTER_MS
     assert list(trips_of(split, as_of)) == list(trips_of(rows, as_of))
+
+
+def test_recorded_days_put_together_are_the_month() -> None:
+    rows, rules = [row.sample for row in recorded()], Rules()
+    as_of = rows[-1].ts + AFTER_MS
+    bounds = [0, *cuts(rows, rules), len(rows)]
+    assert len(bounds) > 8
+    days = [segment(rows[low:high], rules, as_of).trips for low, high in pairwise(bounds)]
+    assert [one for day in days for one in day] == list(segment(rows, rules, as_of).trips)
 
 
 def test_defaults_sit_on_a_plateau() -> None:

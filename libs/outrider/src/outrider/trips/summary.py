@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from outrider.trips import polyline
-from outrider.trips.columns import FUEL, LAT, LON, ODOMETER, RPM, SOC, SPEED, Columns, Floats
+from outrider.trips.columns import FUEL, LAT, LON, ODOMETER, RPM, SOC, SPEED, Columns, Floats, Ints
 from outrider.trips.engine import SENSORS, Engine
 from outrider.trips.geo import metres, simplify
 from outrider.trips.model import Evidence, Gap, Stop, Trip, TripState
@@ -47,12 +47,12 @@ class Draft:
 
 
 class Ledger:
-    """Distances by interval between kinetic rows, as running sums, so that a trip's are differences."""
+    """Distances by interval between kinetic rows, as running sums (micrometres), so that a trip's are differences."""
 
     def __init__(self, columns: Columns, moves: Motion, rules: Rules) -> None:
         self.columns, self.moves, self.rules = columns, moves, rules
         ts = moves.ts
-        self.gps = self.speed = self.best = self.crept = np.zeros(max(1, len(ts)))
+        self.gps = self.speed = self.best = self.crept = np.zeros(max(1, len(ts)), dtype=np.int64)
         if len(ts) < 2:
             return
         seconds = np.diff(ts) / 1000
@@ -70,16 +70,17 @@ class Ledger:
         crept = np.where(known & (seconds <= _DENSE_S) & (np.fmax(pace[:-1], pace[1:]) >= rules.still_kmh), driven, 0.0)
         late = chord > rules.max_kmh / 3.6 * np.maximum(seconds, 1) + rules.bridge_m
         if late.any():  # a fix after many rows without: its chord belongs to all of them, if their speeds missed it
-            total = np.concatenate(([0.0], np.cumsum(best)))
+            told = best.copy()
             for at in np.flatnonzero(late).tolist():
-                missed = chord[at] - (total[at] - total[max(0, int(fix[at]))])
+                missed = chord[at] - float(told[int(fix[at]) : at].sum())
                 if missed > chord[at] / 2:
                     best[at] = max(best[at], missed)
         self.gps, self.speed, self.best, self.crept = (_running(part) for part in (chord, driven, best, crept))
 
 
-def _running(parts: Floats) -> Floats:
-    return np.concatenate(([0.0], np.cumsum(parts)))
+def _running(parts: Floats) -> Ints:
+    """Running sums in whole micrometres: differences of float sums would depend on what was driven before."""
+    return np.concatenate(([0], np.cumsum(np.rint(parts * 1e6).astype(np.int64))))
 
 
 def summarise(draft: Draft, ledger: Ledger, as_of: float) -> Trip:
@@ -100,10 +101,10 @@ def summarise(draft: Draft, ledger: Ledger, as_of: float) -> Trip:
     stop_s = sum(stop.end_ms - stop.start_ms for stop in stops) / 1000
     gaps, gap_m, rest_m = _gaps(draft, ledger)
     gps_m, speed_m, best_m, crept_m = (
-        float((part[lasts] - part[firsts]).sum()) for part in (ledger.gps, ledger.speed, ledger.best, ledger.crept)
+        int((part[lasts] - part[firsts]).sum()) / 1e6 for part in (ledger.gps, ledger.speed, ledger.best, ledger.crept)
     )
     # Creeping is no movement, but it is a way: between the speeds `still_kmh` and `start_kmh` it counts too.
-    crept_m = float(ledger.crept[lasts[-1]] - ledger.crept[firsts[0]]) - crept_m
+    crept_m = int(ledger.crept[lasts[-1]] - ledger.crept[firsts[0]]) / 1e6 - crept_m
     speed_m, best_m = speed_m + crept_m, best_m + crept_m
     has_fix, has_speed = bool((~np.isnan(values[LAT])).any()), bool((~np.isnan(values[SPEED])).any())
     odometer_km, fine = _odometer(values[ODOMETER])
