@@ -50,6 +50,8 @@ class Files:
             self._root = str(self._folder)
         elif parts.scheme == "s3" and parts.netloc:
             s3 = s3 or S3()
+            if s3.endpoint:  # most stores but Amazon's refuse uploads whose checksums come behind the content
+                os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
             endpoint = urlsplit(s3.endpoint) if "//" in s3.endpoint else urlsplit(f"//{s3.endpoint}")
             self._fs = fs.S3FileSystem(
                 access_key=s3.access_key or None,
@@ -57,6 +59,7 @@ class Files:
                 region=s3.region or None,
                 endpoint_override=endpoint.netloc or None,
                 scheme=endpoint.scheme or "https",
+                allow_delayed_open=True,
                 connect_timeout=10,
                 request_timeout=60,
             )
