@@ -11,6 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeVar
 
 import psycopg
 
@@ -26,6 +27,7 @@ DEAF_S = 15.0
 """Without a word of the database for so long we no longer believe that we hear."""
 REMEMBERED = 20_000
 HOUR_MS = 3_600_000
+K = TypeVar("K")
 
 
 class Changes:
@@ -35,7 +37,8 @@ class Changes:
         self._clock = clock
         self._since_ms: int | None = None
         self._contact: tuple[int, float] = (0, float("-inf"))
-        self._last: OrderedDict[tuple[str, str | int], int] = OrderedDict()
+        self._last: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._hours: OrderedDict[int, int] = OrderedDict()
         self._floor_ms = 0
 
     def contact(self, now_ms: int) -> None:
@@ -48,6 +51,7 @@ class Changes:
         """Changes may be missed from now on."""
         self._since_ms = None
         self._last.clear()
+        self._hours.clear()
 
     @property
     def deaf(self) -> bool:
@@ -62,32 +66,32 @@ class Changes:
         """A change was heard; the database's clock said `at_ms` afterwards."""
         if channel == "outrider_rollups":
             if payload.isdecimal():
-                self._note(("hour", int(payload) // HOUR_MS), at_ms)
+                self._note(self._hours, int(payload) // HOUR_MS, at_ms)
             return
         kind, _, name = payload.partition(":")
         if kind == "device":
-            self._note(("device", name), at_ms)
-            self._note(("fleet", ""), at_ms)
+            self._note(self._last, ("device", name), at_ms)
+            self._note(self._last, ("fleet", ""), at_ms)
         elif kind == "tenant":
-            self._note(("tenant", name), at_ms)
+            self._note(self._last, ("tenant", name), at_ms)
 
     def newest_ms(self, tenant: str, device: str | None, asked: Range | None) -> int:
         """What was made of this before then is not good any more."""
-        keys: list[tuple[str, str | int]] = [("tenant", tenant)]
-        keys.append(("fleet", "") if device is None else ("device", device))
+        keys = [("tenant", tenant), ("fleet", "") if device is None else ("device", device)]
         newest = max(self._since_ms or 0, self._floor_ms, *(self._last.get(key, 0) for key in keys))
-        if asked is not None:
-            first, last = asked.start_ms // HOUR_MS, (asked.end_ms - 1) // HOUR_MS
-            for (kind, hour), at_ms in self._last.items():
-                if kind == "hour" and first <= int(hour) <= last:
-                    newest = max(newest, at_ms)
+        if asked is not None and self._hours:
+            hours = range(asked.start_ms // HOUR_MS, (asked.end_ms - 1) // HOUR_MS + 1)
+            if len(hours) < len(self._hours):
+                newest = max(newest, *(self._hours.get(hour, 0) for hour in hours))
+            else:
+                newest = max(newest, *(at_ms for hour, at_ms in self._hours.items() if hour in hours), 0)
         return newest
 
-    def _note(self, key: tuple[str, str | int], at_ms: int) -> None:
-        self._last[key] = at_ms
-        self._last.move_to_end(key)
-        if len(self._last) > REMEMBERED:
-            _, forgotten_ms = self._last.popitem(last=False)
+    def _note(self, into: OrderedDict[K, int], key: K, at_ms: int) -> None:
+        into[key] = at_ms
+        into.move_to_end(key)
+        if len(into) > REMEMBERED:
+            _, forgotten_ms = into.popitem(last=False)
             self._floor_ms = max(self._floor_ms, forgotten_ms)
 
 
