@@ -1,0 +1,1 @@
+DROP FUNCTION trips.erase_person;
