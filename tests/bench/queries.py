@@ -370,7 +370,7 @@ def line(result: dict[str, Any]) -> str:
     return (
         f"{result['question']:50} p50 {result['p50_s'] * 1000:>7,.0f} ms  p95 {result['p95_s'] * 1000:>7,.0f} ms  "
         f"database {result['database_cpu_s'] * 1000:>6,.0f} ms CPU  "
-        f"{result['source'] or 'trips':5} {rows:>16}  {'' if within else 'OVER ' + str(result['target_s']) + ' s'}"
+        f"{result['source'] or '-':5} {rows:>16}  {'' if within else 'OVER ' + str(result['target_s']) + ' s'}"
     )
 
 
