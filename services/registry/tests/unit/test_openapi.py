@@ -73,6 +73,7 @@ def test_whatever_can_be_changed_by_two_asks_for_the_version() -> None:
         ("put", "/api/v1/stop"),
         ("delete", "/api/v1/stop"),
         ("patch", "/api/v1/devices/{id}/shadow"),
+        ("patch", "/api/v1/retention"),
         ("delete", "/api/v1/trip-edits/{id}"),
         ("put", "/api/v1/trip-rules/{type}"),
         ("delete", "/api/v1/trip-rules/{type}"),
