@@ -120,7 +120,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- The rows of a plan's segments as one query text, over the series in $1. Segments do not overlap.
+-- The rows of a plan's segments as one query text, over the series in $1. Segments do not overlap. count stays an integer:
+-- summing bigint is several times slower.
 CREATE FUNCTION gateway.rows_of(tiers text[], starts timestamptz[], ends timestamptz[]) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
 DECLARE
@@ -129,10 +130,10 @@ DECLARE
 BEGIN
     FOR n IN 1 .. cardinality(tiers) LOOP
         IF tiers[n] = 'raw' THEN
-            columns_ := '1::bigint AS count, value AS sum, value AS min, value AS max, value AS first, value AS last
+            columns_ := '1 AS count, value AS sum, value AS min, value AS max, value AS first, value AS last
                          FROM telemetry.sample';
         ELSIF tiers[n] IN ('1m', '5m', '1h') THEN
-            columns_ := 'count::bigint, sum, min, max, first, last FROM lifecycle.rollup_' || tiers[n];
+            columns_ := 'count, sum, min, max, first, last FROM lifecycle.rollup_' || tiers[n];
         ELSE
             RAISE invalid_parameter_value USING MESSAGE = 'no tier: ' || tiers[n];
         END IF;
@@ -140,7 +141,7 @@ BEGIN
                                  columns_, starts[n], ends[n]);
     END LOOP;
     RETURN CASE WHEN parts = '{}' THEN
-        'SELECT 0 AS series_id, now() AS ts, 0::bigint AS count, 0::float8 AS sum, 0::float8 AS min, 0::float8 AS max,
+        'SELECT 0 AS series_id, now() AS ts, 0 AS count, 0::float8 AS sum, 0::float8 AS min, 0::float8 AS max,
                 0::float8 AS first, 0::float8 AS last FROM unnest($1) WHERE false'
         ELSE array_to_string(parts, ' UNION ALL ') END;
 END $$;
