@@ -24,6 +24,25 @@ from outrider.runtime.errors import OutriderError
 
 BASE = "outrider.runtime"
 _LOCK = 7_305_411
+# Temporary objects come first in a path that does not name them, and every role may make some: a function that runs with
+# its owner's rights would take a caller's type `text` for the real one, and run the caller's code.
+CLOSE_PATHS = """
+DO $$
+DECLARE
+    open_ regprocedure;
+BEGIN
+    FOR open_ IN
+        SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE p.proowner = (SELECT oid FROM pg_roles WHERE rolname = current_user) AND p.prokind IN ('f', 'p')
+          AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'public')
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE (d.classid, d.objid, d.deptype) = ('pg_proc'::regclass, p.oid, 'e'))
+          AND (p.prosecdef AND NOT EXISTS (SELECT FROM unnest(p.proconfig) c WHERE c ~ '^search_path=')
+               OR EXISTS (SELECT FROM unnest(p.proconfig) c WHERE c ~ '^search_path=' AND c !~ ', pg_temp$'))
+    LOOP
+        EXECUTE format('ALTER ROUTINE %s SET search_path = pg_catalog, pg_temp', open_);
+    END LOOP;
+END $$
+"""
 
 
 class MigrationFailed(OutriderError):
@@ -50,6 +69,7 @@ def migrate_all(admin_url: str, services: dict[str, str] | None = None) -> list[
         _create_timescale(connection)
         with _folders(services) as folders:
             applied = _apply(admin_url, folders)
+        connection.execute(CLOSE_PATHS)
         for service, package in services.items():
             _grant(connection, role_of(service), package)
     return applied

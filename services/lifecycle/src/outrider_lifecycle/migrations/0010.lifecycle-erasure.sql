@@ -80,10 +80,12 @@ END $$;
 -- ---------------------------------------------------------------- what lifecycle's own role may call, found when it is needed
 CREATE FUNCTION lifecycle.erasers(kind_ text) RETURNS SETOF text
 LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+    -- Only those that a migration made: every role can make functions of any name in its own temporary schema.
     -- What names series by their ids goes before the series do.
     SELECT n.nspname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
     WHERE p.proname = 'erase_' || kind_ AND p.prosecdef AND p.prorettype = 'jsonb'::regtype
       AND oidvectortypes(p.proargtypes) = 'text, text'
+      AND p.proowner = (SELECT nspowner FROM pg_namespace WHERE nspname = 'lifecycle')
     ORDER BY n.nspname = 'telemetry', n.nspname
 $$;
 COMMENT ON FUNCTION lifecycle.erasers IS 'Schemas that have a function erase_device or erase_person, in the order to call them.';
