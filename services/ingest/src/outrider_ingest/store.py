@@ -36,6 +36,7 @@ ON CONFLICT (producer_slot, topic, epoch) DO UPDATE SET number = excluded.number
 SEEN = """
 INSERT INTO telemetry.seen AS s (device, tenant, seen_at)
 SELECT device, tenant, to_timestamp(ms / 1000.0) FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS u(device, tenant, ms)
+WHERE device NOT IN (SELECT device FROM runtime.tombstone)  -- it may have been erased since it was heard
 ORDER BY device
 ON CONFLICT (device) DO UPDATE SET tenant = excluded.tenant, seen_at = excluded.seen_at WHERE s.seen_at < excluded.seen_at
 """

@@ -16,6 +16,7 @@ from outrider.testing.fixtures import Database
 from outrider_ingest import directory as directory_module
 from outrider_ingest.directory import Directory
 from outrider_ingest.messages import Message, read
+from outrider_ingest.store import Seen
 
 pytestmark = pytest.mark.servers
 
@@ -175,3 +176,11 @@ async def test_an_erased_device_is_erased_until_its_id_is_free_again(directory: 
     database.rows("DELETE FROM runtime.tombstone")
     directory.tell("device:late-1")
     assert await outcome(directory, "late-1") == "unknown_device"
+
+
+async def test_when_an_erased_device_was_heard_is_not_written(pool: Counted, database: Database) -> None:
+    seen = Seen()
+    seen.note([message("van-1"), message("van-2")])
+    database.rows("INSERT INTO runtime.tombstone (device, tenant) VALUES ('van-1', 'demo')")
+    await seen.write(pool, 1_790_000_000_000)
+    assert database.rows("SELECT device FROM telemetry.seen") == [("van-2",)]
