@@ -206,6 +206,8 @@ class Retention:
 
     async def _remove_what_came_late(self, kept: Kept, progress: Progress) -> None:
         async with self._lifecycle.transaction() as connection:
+            # Whoever stores rows just now may have found the mark there already: its rows are seen before they go, too.
+            await connection.execute(HOLD)
             found = await (await connection.execute(CAME_LATE, (kept.name,))).fetchall()
             days = [*progress.values.get("late", []), *([kept.name, tenant, day] for tenant, day in found)]
             if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import shutil
@@ -14,8 +15,11 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 
+from outrider.runtime import horizons
+from outrider.runtime.database import Database as Pool
 from outrider.runtime.errors import Transient
 from outrider.testing.fixtures import Database
+from outrider.testing.waiting import eventually
 from outrider_lifecycle.archive import Archive, cipher, tasks
 from outrider_lifecycle.archive.files import Files
 from outrider_lifecycle.context import Expiring, Lifecycle
@@ -317,3 +321,33 @@ async def test_what_comes_between_archive_and_removal_is_archived_too(
     assert len(restored(filled)["event"]) == len(before["event"]) + 1
     assert restored(filled)["sample"] == before["sample"]
     assert restored(filled)["line"] == before["line"]
+
+
+async def test_a_writer_that_is_still_storing_late_rows_loses_none(
+    archive: Archive, filled: Database, lifecycle: Lifecycle
+) -> None:
+    """It found its day marked already; its transaction ends only when retention has come for that mark."""
+    filled.rows("SELECT lifecycle.set_policy('*', '{\"event_days\": 10}')")
+    lifecycle.before_drop.append(archive.before_drop)
+    retention = Retention(lifecycle, Rollups(lifecycle))
+    await retention.run(Progress(lifecycle, "retention", {}))
+    before = sum(rows for table, tenant, rows, _ in manifest(filled) if (table, tenant) == ("telemetry.event", "acme"))
+    expired = {("telemetry.event", "acme", DAY)}
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    pool = Pool(filled.service_urls["writer-timeseries"], "writer")
+    await pool.open()
+    async with pool.transaction() as earlier:
+        await horizons.note(earlier, expired)
+    async with pool.transaction() as storing:
+        await horizons.ask(storing, ["telemetry.event"])
+        await storing.execute(
+            "INSERT INTO telemetry.event VALUES ('acme', 'acme-2', %s, 'late', '', '{}', NULL, NULL, 0, now())", (NOON,)
+        )
+        await horizons.note(storing, expired)
+        run = asyncio.create_task(retention.run(Progress(lifecycle, "retention", {})))
+        await eventually(lambda: filled.value(waiting) == 1)
+    await run
+    await pool.close()
+    assert filled.value("SELECT count(*) FROM telemetry.event WHERE ts < '2026-03-02'") == 0
+    kept = sum(rows for table, tenant, rows, _ in manifest(filled) if (table, tenant) == ("telemetry.event", "acme"))
+    assert kept == before + 1
