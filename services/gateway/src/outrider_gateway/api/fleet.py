@@ -138,6 +138,8 @@ async def get_fleet_telemetry(
     if step_ms is not None and asked.width_ms > step_ms * MOST_STEPS:
         raise Asking(f"That is more than {MOST_STEPS:,} steps: ask for a wider `step` or a shorter range.")
     selection = Selection(listed(device) or None, tag, type)
+    if metric.partition(":")[0] in queries.POSITION:
+        await service.note_read(who, f"tenant:{who.tenant}")
     key = None
     stays = fixed(since, until)
     if answered == "json" and (stays or asked.width_ms >= LONG_MS) and sending.may_be_cached(request):
@@ -157,8 +159,6 @@ async def get_fleet_telemetry(
                 rows, plan = await fleet.per_device(snapshot, of, asked, aggregates, forced)
         if not await service.store.moved(who.tenant, plan):
             break
-    if metric.partition(":")[0] in queries.POSITION:
-        await service.note_read(who, f"tenant:{who.tenant}")
     columns = fleet.columns(metric, of[0].unit if of else "", aggregates)
     about: dict[str, Any] = {
         "metric": metric,

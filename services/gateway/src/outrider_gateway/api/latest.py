@@ -103,7 +103,8 @@ async def list_latest(
     names, service = listed(metric), gateway.queries
     mark = (MANY, listed(device), names, tag, type)
     after = sending.decode_cursor(cursor, mark, (str,))[0] if cursor else ""
-    async with service.store.snapshot(who.tenant) as snapshot:
+    heavy = limit > FEW and not 0 < len(listed(device)) <= FEW
+    async with service.store.snapshot(who.tenant, heavy=heavy) as snapshot:
         chosen = await fleet.names(snapshot, Selection(listed(device) or None, tag, type))
         if chosen is None:
             chosen = tuple(sorted(set(await store.ledger_devices(snapshot))))

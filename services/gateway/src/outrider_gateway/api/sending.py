@@ -12,7 +12,7 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 
-from outrider_gateway.query.asked import Asking
+from outrider_gateway.query.asked import FIRST_MS, LAST_MS, Asking
 
 VARY = "Accept, Accept-Encoding, Authorization, Outrider-Tenant"
 NEXT_HEADER = "outrider-next"
@@ -49,16 +49,28 @@ def encode_cursor(question: tuple[Any, ...], where: list[Any]) -> str:
 
 
 def decode_cursor(cursor: str, question: tuple[Any, ...], kinds: tuple[type, ...]) -> list[Any]:
-    """Where the page begins. Raises Asking for what is no cursor of this question."""
+    """Where the page begins; numbers are times or lengths of time. Raises Asking for what is no cursor of this question.
+
+    Whoever makes one up gets a page of what they may see, or Asking.
+    """
     try:
         mark, *where = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (ValueError, TypeError, binascii.Error):
         mark, where = None, []
-    if len(where) != len(kinds) or any(type(one) is not kind for one, kind in zip(where, kinds, strict=True)):
-        raise Asking("This cursor was not made here: use `next` of the page before as it is.")
+    if (
+        len(where) != len(kinds)
+        or any(type(one) is not kind for one, kind in zip(where, kinds, strict=True))
+        or any(not FIRST_MS <= one <= LAST_MS for one in where if type(one) is int)
+    ):
+        raise not_made_here()
     if mark != _mark(question):
         raise Asking("This cursor belongs to another question: ask for the page after with the same parameters.")
     return list(where)
+
+
+def not_made_here() -> Asking:
+    """What is said of a cursor that was made up."""
+    return Asking("This cursor was not made here: use `next` of the page before as it is.")
 
 
 def _mark(question: tuple[Any, ...]) -> str:

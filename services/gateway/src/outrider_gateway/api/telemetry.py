@@ -18,7 +18,7 @@ from outrider_gateway.cache import Key
 from outrider_gateway.context import GatewayDep
 from outrider_gateway.query import device as questions
 from outrider_gateway.query import formats
-from outrider_gateway.query.asked import Range, aggregates_of, duration_ms, fixed, iso, listed, range_of
+from outrider_gateway.query.asked import MAX_RANGE_MS, Range, aggregates_of, duration_ms, fixed, iso, listed, range_of
 from outrider_gateway.query.columns import NUMERIC, Answer
 from outrider_gateway.query.device import Question, Read
 from outrider_gateway.query.plan import Tier, tier_of
@@ -130,6 +130,8 @@ async def get_telemetry(
     else:
         start_ms, *ends, step_ms = sending.decode_cursor(cursor, mark, (int, int, int, int))
         asked, step_ms = Range(*ends), step_ms or None
+        if not (asked.start_ms <= start_ms < asked.end_ms and asked.width_ms <= MAX_RANGE_MS):
+            raise sending.not_made_here()
     rounded_to = POINTS if cursor is None and step in (None, "auto") and aggregates != ("raw",) else None
     rows = limit or ROWS
     key = None
@@ -193,7 +195,8 @@ async def _first(
             question = questions.checked(
                 Question(tenant, device, series, asked, step_ms, aggregates, forced), rounded_to
             )
-            first = await questions.read(snapshot, question, start_ms, rows, rounded_to is not None)
+            most = questions.most_rows(question, rows)
+            first = await questions.read(snapshot, question, start_ms, most, rounded_to is not None)
         if not await service.store.moved(tenant, first.plan):
             return question, first
 

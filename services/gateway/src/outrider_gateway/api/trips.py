@@ -225,7 +225,10 @@ async def _list(
     after = None
     if cursor:
         at, id_, start, end = sending.decode_cursor(cursor, mark, (int, str, int, int))
-        after, over = (at, UUID(id_)), (Range(start, end) if end else None)
+        try:
+            after, over = (at, UUID(id_)), (Range(start, end) if end else None)
+        except ValueError:
+            raise sending.not_made_here() from None
     async with gateway.queries.store.snapshot(who.tenant) as snapshot:
         devices = selection.devices
         if device is not None:

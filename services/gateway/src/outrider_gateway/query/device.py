@@ -16,6 +16,8 @@ from outrider_gateway.query.store import Snapshot, Store
 MAX_METRICS = 50
 STREAM_ROWS = 20_000
 """Rows of a page that is streamed, for one column; fewer with more columns."""
+MOST_VALUES = 500_000
+"""In one page, whatever was asked for: it is in memory as a whole. A text or JSON counts for twenty numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,12 @@ def checked(question: Question, rounded_to: int | None = None) -> Question:
     if rounded_to is not None:
         return replace(question, step_ms=round_step_ms(question.range.width_ms, rounded_to))
     return question
+
+
+def most_rows(question: Question, rows: int) -> int:
+    """At most so many `rows`, fewer where a row is wide."""
+    wide = sum(1 if one.kind in NUMERIC else 20 for one, _ in question.wanted())
+    return max(1, min(rows, MOST_VALUES // max(1, wide)))
 
 
 async def read(snapshot: Snapshot, question: Question, start_ms: int, rows: int, rounded: bool = False) -> Read:

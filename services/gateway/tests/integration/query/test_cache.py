@@ -139,6 +139,24 @@ async def test_in_this_process_without_any_valkey(shared: Database, path: str) -
         assert await _until(kept)
 
 
+async def test_positions_that_were_kept_are_in_the_audit_of_whoever_reads_them(shared: Database) -> None:
+    async with hearing(shared) as asker:
+        tag = f"tag-{secrets.token_hex(3)}"
+        asker.store(asker.device(f"van-{tag}", tags=[tag]), "lat", [(NOW, 50.1)])
+        params = {"tag": tag, "metric": "lat", "by": "device", "aggregate": "last", "from": NOW, "to": NOW + HOUR}
+
+        async def kept(client: httpx.AsyncClient) -> bool:
+            answer = await client.get("fleet/telemetry", params=params)
+            assert answer.json()["rows"][0]["last"] == 50.1
+            return "age" in answer.headers
+
+        assert await _until(lambda: kept(asker.acme))
+        noted = "SELECT count(*) FROM registry.audit WHERE action = 'position.read' AND object = 'tenant:acme'"
+        before = shared.value(noted)
+        assert await kept(await asker.client("acme"))
+        assert shared.value(noted) == before + 1
+
+
 async def _is(found: Any, wanted: Any) -> bool:
     return bool(await found == wanted)
 

@@ -6,12 +6,15 @@ import csv
 import io
 import random
 import secrets
+import uuid
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from outrider.testing.fixtures import Database
+from outrider_gateway.api import sending
+from outrider_gateway.query import device as questions
 
 from .conftest import Asker, asking, moment
 
@@ -254,3 +257,51 @@ async def test_what_takes_too_long_says_so_and_gives_its_session_back(
         monkeypatch.setattr("outrider_gateway.query.store.METRICS", "SELECT public.slow()::text")
         answer = await asker.acme.get("fleet/telemetry", params={"metric": "no_such"})
         assert (answer.status_code, "took longer" in answer.json()["detail"]) == (422, True)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        [2**62, 0, 1, 0],
+        [-1, 0, 1, 0],
+        [0, 0, 2**62, 0],
+        [0, 5, 1, 60_000],
+        [0, 0, 4_102_444_800_000, 60_000],
+        [NOW, NOW, NOW + HOUR, -60_000],
+        ["a", 0, 1, 0],
+        [0, 0, 1],
+        [[], 0, 1, 0],
+    ],
+)
+async def test_a_cursor_that_was_made_up_is_refused_in_words(asker: Asker, where: list[Any]) -> None:
+    device = asker.device("van-forged")
+    asker.store(device, "speed_kmh", [(NOW, 1.0)])
+    cursor = sending.encode_cursor((device, ("speed_kmh",), (), None), where)
+    path = f"devices/{device}/telemetry"
+    answer = await asker.acme.get(path, params={"metric": "speed_kmh", "cursor": cursor})
+    assert (answer.status_code, "not made here" in answer.json()["detail"]) == (400, True), answer.text
+    real = sending.encode_cursor((device, ("speed_kmh",), (), None), [NOW, NOW, NOW + HOUR, 60_000])
+    assert (await asker.acme.get(path, params={"metric": "speed_kmh", "cursor": real})).status_code == 200
+    mark = ("trips", None, None, None, None, None)
+    for made_up in (["x" * 36], [2**62, str(uuid.uuid4()), 0, 0], [0, "no uuid", 0, 0]):
+        answer = await asker.acme.get("trips", params={"cursor": sending.encode_cursor(mark, made_up)})
+        assert (answer.status_code, "not made here" in answer.json()["detail"]) == (400, True), answer.text
+
+
+async def test_a_page_is_short_where_its_rows_are_wide(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "MOST_VALUES", 100)
+    device = asker.device("van-wide")
+    for metric in ("one", "two"):
+        asker.store(device, metric, [(NOW + n * 1000, float(n)) for n in range(60)])
+    asker.store(device, "gear", [(NOW + n * 1000, "P") for n in range(60)], "string")
+    over = {"from": NOW, "to": NOW + HOUR, "limit": 100_000}
+    every = {"aggregate": "mean,min,max,sum,count", "step": "1s"}
+    for asked, most in (
+        ({"metric": "one,two", "aggregate": "raw"}, 50),
+        ({"metric": "one,gear", "aggregate": "raw"}, 4),
+        ({"metric": "one,two"} | every, 10),
+    ):
+        first = await ask(asker, device, **over, **asked)
+        assert (len(first["data"]["ts"]), first["next"] is None) == (most, False)
+        second = await ask(asker, device, **over, **asked, cursor=first["next"])
+        assert second["data"]["ts"][0] == first["data"]["ts"][-1] + 1000
