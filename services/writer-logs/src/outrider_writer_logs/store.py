@@ -35,22 +35,27 @@ class LogStore:
         headers: list[Header] = [header for _, batch in batches for header in batch.headers]
         records: list[list[Record]] = [r for _, batch in batches for r in batch.records]
         while True:
+            tombstones = self._tombstones.version
             kept, lines, erased = self._tombstones.sort(headers, records)
             try:
-                ledger, verdicts, stored = await self._store(batches, kept, lines)
+                ledger, verdicts, stored = await self._store(batches, kept, lines, tombstones)
             except TombstonesChanged:
                 continue
             verdicts.erased = erased
             return ledger, verdicts, stored
 
     async def _store(
-        self, batches: Sequence[tuple[str, RecordBatch]], headers: list[Header], records: list[list[Record]]
+        self,
+        batches: Sequence[tuple[str, RecordBatch]],
+        headers: list[Header],
+        records: list[list[Record]],
+        tombstones: int | None,
     ) -> tuple[str, Verdicts, int]:
         await self._lines.prepare(self._database, records)
         try:
             async with self._database.transaction() as connection:
                 self._ledger = await ledger_id(connection)
-                await self._tombstones.check(connection, await self._tombstones.ask(connection), headers)
+                await self._tombstones.check(connection, await self._tombstones.ask(connection), tombstones, headers)
                 verdicts = await judge(connection, self._accounting, headers)
                 stored = await self._lines.store(connection, verdicts, records)
                 await self._accounting.count(connection, count(verdicts))

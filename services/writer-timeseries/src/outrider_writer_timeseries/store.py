@@ -132,16 +132,17 @@ class Ledger:
         Raises Transient when nothing was stored (or when the commit's reply was lost: storing again changes nothing).
         """
         while True:
+            tombstones = self._tombstones.version
             kept, erased = work.without(self._tombstones)
             try:
-                stored = await self._store(kept)
+                stored = await self._store(kept, tombstones)
             except TombstonesChanged:
                 self._series.forget()  # an id that is free again gets new series
                 continue
             stored.verdicts[0].erased = erased
             return stored
 
-    async def _store(self, work: Work) -> Stored:
+    async def _store(self, work: Work, tombstones: int | None) -> Stored:
         ledger_before = self._ledger  # by which the ids below hold; another slot's transaction may change it meanwhile
         gathered = _gather([batch for _, batch in work.samples])
         ids = await self._series.of(list(zip(gathered.headers, gathered.shapes, strict=True)))
@@ -149,9 +150,9 @@ class Ledger:
         await self._prepare(gathered, records)
         try:
             try:
-                return await self._commit(work, gathered, ids, records, ledger_before, straight=True)
+                return await self._commit(work, gathered, ids, records, ledger_before, tombstones, straight=True)
             except samples.SomeAreThere:  # seldom: a redelivery, or a conflict
-                return await self._commit(work, gathered, ids, records, ledger_before, straight=False)
+                return await self._commit(work, gathered, ids, records, ledger_before, tombstones, straight=False)
         except pg.CheckViolation as error:  # a partition we knew was dropped meanwhile
             self._forget()
             raise Transient("a partition is missing; it is created on the next try") from error
@@ -163,6 +164,7 @@ class Ledger:
         ids: list[NDArray[np.int32]],
         records: Sequence[Sequence[Record]],
         ledger_before: str | None,
+        tombstones: int | None,
         *,
         straight: bool,
     ) -> Stored:
@@ -174,7 +176,7 @@ class Ledger:
                 erased = await self._tombstones.ask(connection)
                 sample_verdicts = await judge(connection, self._accounting, gathered.headers)
             ledger, now_ms = await begun.fetchone() or ("", 0)
-            await self._tombstones.check(connection, erased, gathered.headers, event_headers)
+            await self._tombstones.check(connection, erased, tombstones, gathered.headers, event_headers)
             same = ledger_before in (None, ledger)
             if same:
                 too_late = await gone.look(connection, gathered.headers, gathered.message, gathered.ts, now_ms)

@@ -420,3 +420,37 @@ async def test_a_killed_database_is_transient_and_then_works(own_postgres: Postg
     await ledger.store(batch((header(2), [number("n", T0 + 1, 2.0)])))
     assert len(samples(own_database)) == 2
     await pool.close()
+
+
+ERASE = "SELECT telemetry.erase_device('demo', 'van-1')"
+
+
+async def test_no_slot_stores_by_what_it_knew_before_an_erasure(ledger: Ledger, database: Database) -> None:
+    """The slots of a process share the tombstones: that one of them read a new one does not sort the others' batches."""
+    await ledger.store(batch((header(1), [number("n", T0, 1.0)]), (header(1, device="van-2"), [number("n", T0, 1.0)])))
+    find, found, go_on = ledger._series.of, asyncio.Event(), asyncio.Event()
+
+    async def slow(messages: Sequence[tuple[Header, Any]]) -> Any:
+        ids = await find(messages)
+        if not found.is_set():
+            found.set()
+            await go_on.wait()
+        return ids
+
+    ledger._series.of = slow  # type: ignore[method-assign]
+    storing = asyncio.create_task(ledger.store(batch((header(2), [number("n", T0 + 1, 2.0)]))))
+    await found.wait()
+    database.rows("INSERT INTO runtime.tombstone (device, tenant) VALUES ('van-1', 'demo')")
+    database.rows(ERASE)
+    await ledger.store(batch((header(2, device="van-2"), [number("n", T0 + 1, 2.0)])))
+    go_on.set()
+    assert [one.device for one in (await storing).verdicts[0].erased] == ["van-1"]
+    assert database.value("SELECT count(*) FROM telemetry.sample") == 2, "only van-2's"
+
+
+async def test_a_device_that_comes_back_after_an_erasure_is_seen_again(ledger: Ledger, database: Database) -> None:
+    """Without a tombstone, too: its id had gone to another tenant, and that one gave it back."""
+    await ledger.store(batch((header(1), [number("n", T0, 1.0)])))
+    database.rows(ERASE)
+    await ledger.store(batch((header(1, boot=8), [number("n", T0 + 1, 2.0)])))
+    assert samples(database) == [("van-1", "n", T0 + 1, 2.0)]

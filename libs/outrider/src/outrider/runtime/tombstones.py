@@ -26,10 +26,13 @@ class TombstonesChanged(Exception):
 
 
 class Tombstones:
-    """The erased devices, as of the newest transaction that looked."""
+    """The erased devices, as of the newest transaction that looked; the slots of a process share them.
+
+    `version` is another one whenever devices were erased, their ids freed, or their series removed.
+    """
 
     def __init__(self) -> None:
-        self._version: int | None = None
+        self.version: int | None = None
         self.devices: frozenset[str] = frozenset()
 
     async def ask(self, connection: psycopg.AsyncConnection) -> psycopg.AsyncCursor:
@@ -37,17 +40,24 @@ class Tombstones:
         return await connection.execute(VERSION)
 
     async def check(
-        self, connection: psycopg.AsyncConnection, asked: psycopg.AsyncCursor, *headers: Iterable[Header]
+        self,
+        connection: psycopg.AsyncConnection,
+        asked: psycopg.AsyncCursor,
+        sorted_by: int | None,
+        *headers: Iterable[Header],
     ) -> None:
-        """The answer. Raises TombstonesChanged, out of the transaction, when it is not what these messages were sorted by."""
+        """The answer. `sorted_by`: the version when these messages were sorted, before anything was looked up for them.
+
+        Raises TombstonesChanged, out of the transaction, when it is another one now.
+        """
         row = await asked.fetchone()
         version = int(row[0]) if row else 0
-        if version == self._version:
+        if version != self.version:
+            rows = await (await connection.execute(DEVICES)).fetchall()
+            self.version, self.devices = version, frozenset([device for (device,) in rows])
+        if version == sorted_by:
             return
-        first = self._version is None
-        rows = await (await connection.execute(DEVICES)).fetchall()
-        self._version, self.devices = version, frozenset([device for (device,) in rows])
-        if not first or any(header.device in self.devices for some in headers for header in some):
+        if sorted_by is not None or any(header.device in self.devices for some in headers for header in some):
             raise TombstonesChanged
 
     def sort(self, headers: Sequence[Header], content: Sequence[T]) -> tuple[list[Header], list[T], list[Header]]:
