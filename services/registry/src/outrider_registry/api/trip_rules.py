@@ -44,7 +44,7 @@ class ProfileBody(Body):
 
 
 @router.get("/trip-rules", summary="Show the rules of trips")
-async def list_rules(registry: RegistryDep, who: Annotated[Principal, needs("telemetry:read")]) -> Profiles:
+async def list_rules(registry: RegistryDep, who: Annotated[Principal, needs("trips:read")]) -> Profiles:
     """Of several that fit a device the most specific holds, rule by rule: the tenant's for its type, the tenant's, the
     platform's for its type, the platform's."""
     async with tenant_transaction(registry, who) as connection:

@@ -22,7 +22,7 @@ from outrider_registry.store.trips import Filter
 
 router = APIRouter(tags=["trips"])
 
-Reader = Annotated[Principal, needs("telemetry:read")]
+Reader = Annotated[Principal, needs("trips:read")]
 Writer = Annotated[Principal, needs("trips:write")]
 State = Literal["driving", "paused", "final"]
 MERGE_MAX = 50

@@ -74,7 +74,8 @@ BEGIN
     WHERE (home IS NULL OR tenant = home) AND (registry.acted(created_by, name_) OR registry.acted(decided_by, name_));
     GET DIAGNOSTICS rows_ = ROW_COUNT;
     counts := counts || jsonb_build_object('claim', rows_);
-    UPDATE registry.emergency_stop SET stopped_by = 'erased' WHERE registry.acted(stopped_by, name_);
+    UPDATE registry.emergency_stop SET stopped_by = 'erased'
+    WHERE (home IS NULL OR tenant = home) AND registry.acted(stopped_by, name_);
     GET DIAGNOSTICS rows_ = ROW_COUNT;
     RETURN counts || jsonb_build_object('emergency_stop', rows_);
 END $$;

@@ -33,7 +33,7 @@ export const NAVIGATION = [
   ["Fleet", [
     ["/devices", "Devices", "devices", "devices:read"],
     ["/map", "Map", "map", "telemetry:read"],
-    ["/trips", "Trips", "trips", "telemetry:read"],
+    ["/trips", "Trips", "trips", "trips:read"],
     ["/charts", "Charts", "charts", "charts:read"],
     ["/claims", "Enrolment", "claims", "devices:read"],
     ["/configurations", "Configurations", "config", "config:read"],

@@ -14,7 +14,7 @@ import { Trips } from "./device/trips.js";
 
 const TABS = [
   ["live", "Live", "telemetry:read", Live],
-  ["trips", "Trips", "telemetry:read", Trips],
+  ["trips", "Trips", "trips:read", Trips],
   ["charts", "Charts", "telemetry:read", Charts],
   ["logs", "Logs and events", "telemetry:read", Records],
   ["shadow", "Desired and reported", "config:read", Shadow],
