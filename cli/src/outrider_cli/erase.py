@@ -6,6 +6,7 @@ import time
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from outrider_cli import terminal
@@ -85,16 +86,16 @@ def _print(api: Api, made: dict[str, Any]) -> None:
         show_one(api, made)
         return
     console = terminal.console()
-    console.print(f"{made['kind']} {made['subject']}: [bold]{made['state']}[/] ({made['id']})")
+    console.print(f"{made['kind']} {escape(made['subject'])}: [bold]{made['state']}[/] ({made['id']})")
     if made["problem"]:
-        console.print(f"[red]{made['problem']}[/]")
+        console.print(f"[red]{escape(made['problem'])}[/]")
     table = Table("store", "part", "removed", box=None, pad_edge=False)
     for store, parts in sorted(made["erased"].items()):
         for part, rows in sorted(parts.items()):
             if rows:
-                table.add_row(store, part, f"{rows:,}")
+                table.add_row(escape(store), escape(part), f"{rows:,}")
     console.print(table)
     if made["not_erased"]:
         console.print("\nNot erased:")
         for stays in made["not_erased"]:
-            console.print(f"  {stays['what']}: [dim]{stays['why']}[/]")
+            console.print(f"  {escape(stays['what'])}: [dim]{escape(stays['why'])}[/]")
