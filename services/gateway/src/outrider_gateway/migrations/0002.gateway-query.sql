@@ -1,4 +1,4 @@
--- depends: 0001.gateway 0001.lifecycle 0001.registry 0003.partitions 0003.tombstones
+-- depends: 0001.gateway 0001.lifecycle 0001.registry 0003.partitions 0004.tombstones
 -- What the query API reads of other schemas: one tenant at a time, through functions that find their rows by the index, which
 -- security-barrier views, being joins, stand in the way of. Each answers for the tenant of this transaction (SET LOCAL
 -- outrider.tenant) and for nobody where none is set.

@@ -1,4 +1,4 @@
--- depends: 0003.partitions 0003.tombstones 0003.telemetry-touched
+-- depends: 0003.partitions 0004.tombstones 0004.telemetry-touched
 -- Rollups, policies and the state of the jobs.
 CREATE SCHEMA lifecycle;
 

@@ -1,4 +1,4 @@
--- depends: 0010.lifecycle-erasure
+-- depends: 0002.lifecycle-erasure
 -- What is in the archive, and what of it was restored.
 CREATE TABLE lifecycle.archive (
     id         uuid PRIMARY KEY,

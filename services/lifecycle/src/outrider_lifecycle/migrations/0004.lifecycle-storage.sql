@@ -1,4 +1,4 @@
--- depends: 0011.lifecycle-archive
+-- depends: 0003.lifecycle-archive
 -- How much is kept where: measured now and then, so that asking costs nothing, with ten thousand devices either.
 CREATE TABLE lifecycle.storage_table (
     name        text PRIMARY KEY,                  -- schema.table

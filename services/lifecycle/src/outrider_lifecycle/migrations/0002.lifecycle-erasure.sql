@@ -1,4 +1,4 @@
--- depends: 0001.lifecycle 0003.tombstones
+-- depends: 0001.lifecycle 0004.tombstones
 -- Erasing a device or a person from every store: what was asked for, how far it is, and what was found where.
 CREATE TABLE lifecycle.erasure (
     id           uuid PRIMARY KEY DEFAULT gen_random_uuid(),

@@ -1,4 +1,4 @@
--- depends: 0003.tombstones
+-- depends: 0004.tombstones
 -- An erased device's id is free for nobody: every way to register a device finds it taken.
 CREATE FUNCTION registry.keep_erased_away() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
