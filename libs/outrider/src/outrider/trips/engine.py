@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,21 @@ _FRESH_MS = 60_000.0
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """What the sensors said in rows that are not at hand any more."""
+
+    said: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # the last word (1 running, 0 off) and its time
+    driving: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # rows that move with a word, and with "off"
+
+    def with_words(self, name: str, words: Floats) -> tuple[int, int]:
+        """Rows that move with a word, and with "off": those from before and these."""
+        known, off = self.driving.get(name, (0, 0))
+        return known + int((~np.isnan(words)).sum()), off + int((words == 0).sum())
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """The engine by row of the columns, from row `base` on: 1 running, 0 off, NaN unknown."""
 
@@ -25,10 +41,16 @@ class Engine:
     sensor: Ints  # index in SENSORS that gave the word, -1 none
     fresh: Bools  # the word is not older than a minute
     distrusted: tuple[Sensor, ...]
+    driving: Mapping[str, Floats]  # the word of each sensor in the rows that move
 
     @classmethod
-    def of(cls, columns: Columns, first: int, last: int, moving: Ints) -> Engine:
-        """From rows [first, last); `moving` are the rows that move, by which each sensor is judged."""
+    def of(cls, columns: Columns, first: int, last: int, moving: Ints, heard: Heard | None = None) -> Engine:
+        """From rows [first, last); `moving` are the rows that move, by which each sensor is judged.
+
+        `heard`: what was said in rows before these, and while moving before those of `moving`.
+        """
+        heard = heard or Heard()
+        words: dict[str, Floats] = {}
         ts = columns.ts[first:last]
         running = np.full(len(ts), np.nan)
         sensor = np.full(len(ts), -1, dtype=np.int64)
@@ -37,17 +59,18 @@ class Engine:
         for index, (name, metric) in enumerate(SENSORS):
             values = columns.values[metric][first:last]
             said = ~np.isnan(values)
-            if not said.any():
+            before_ms, before = heard.said.get(name, (-np.inf, np.nan))
+            if np.isnan(before) and not said.any():
                 continue
             last_said = np.maximum.accumulate(np.where(said, np.arange(len(ts)), -1))
             at = np.maximum(last_said, 0)
-            since = np.where(last_said >= 0, ts - ts[at], np.inf)
-            word = np.where(last_said >= 0, (values[at] > 0).astype(np.float64), np.nan)
+            since = ts - np.where(last_said >= 0, ts[at], before_ms)
+            word = np.where(last_said >= 0, (values[at] > 0).astype(np.float64), before)
             if name == "rpm":
                 word = np.where(since <= _RPM_STALE_MS, word, np.nan)
-            driving = word[moving - first]
-            known = int((~np.isnan(driving)).sum())
-            if known and int((driving == 0).sum()) > _CONTRADICTED * known:
+            words[name] = word[moving - first]
+            known, off = heard.with_words(name, words[name])
+            if known and off > _CONTRADICTED * known:
                 distrusted.append(name)
                 continue
             # A running engine outranks gear P, as gear D outranks the rpm of 0 that start-stop gives at a light.
@@ -55,4 +78,4 @@ class Engine:
             running = np.where(new, word, running)
             sensor = np.where(new, index, sensor)
             age = np.where(new, since, age)
-        return cls(first, running, sensor, age <= _FRESH_MS, tuple(distrusted))
+        return cls(first, running, sensor, age <= _FRESH_MS, tuple(distrusted), words)

@@ -15,17 +15,18 @@ from operator import attrgetter
 
 import numpy as np
 
-from outrider.trips.columns import Bools, Columns, Floats
-from outrider.trips.engine import Engine
+from outrider.trips.checkpoint import Behind, Checkpoint
+from outrider.trips.columns import Bools, Columns, Floats, Ints
+from outrider.trips.engine import SENSORS, Engine, Heard
 from outrider.trips.geo import metres
 from outrider.trips.model import Sample, Segmentation, State, Trip
 from outrider.trips.motion import JUMP_S, Motion, motion, without_teleports
 from outrider.trips.rest import Rest, Tempo, departure, judge
-from outrider.trips.rules import Rules
+from outrider.trips.rules import CADENCE_MAX_MS, Rules
 from outrider.trips.summary import Draft, Ledger, summarise
 
-_CADENCE_MAX_MS = 300_000.0  # a longer interval between rows that move is a hole, not a habit
-_CADENCE_SHARE, _SLOW_SHARE = 0.6, 0.9  # with 30 % of the reports lost the first is still the interval
+_CADENCES = int(CADENCE_MAX_MS / 1000) + 1
+_SHARES = 0.6, 0.9  # with 30 % of the reports lost the first is still the interval
 _FAST_KMH, _FAST_ROWS = 20.0, 3  # no drift of a parked receiver does this
 _WIDE_M = 100.0  # drift wanders, but not over an area this wide
 _MANOEUVRE_MS = 300_000.0
@@ -38,22 +39,41 @@ def segment(samples: Sequence[Sample] | Columns, rules: Rules, as_of_ms: int) ->
     The same set of samples gives the same result, however it came. A later `as_of_ms` only turns an open trip into a
     final one. No duration is ever negative; rows of impossible times are left out and counted.
     """
-    columns = samples if isinstance(samples, Columns) else Columns.of(samples)
-    ahead = columns.ts[columns.ts > as_of_ms + 1000 * rules.future_s]
-    columns, jumps = without_teleports(columns.clean(rules, as_of_ms), rules)
+    return follow(samples, rules, as_of_ms)[0]
+
+
+def follow(
+    samples: Sequence[Sample] | Columns, rules: Rules, as_of_ms: int, since: Checkpoint | None = None
+) -> tuple[Segmentation, Checkpoint | None]:
+    """`segment`, and from where to go on when samples come that are newer than `Checkpoint.settled_ms`.
+
+    With `since`, the checkpoint of an earlier call: `samples` are all from `since.read_ms` on, and the trips those of
+    all samples from the one that begins at `since.start_ms` on. Raises Behind when that takes all samples.
+    """
+    raw = samples if isinstance(samples, Columns) else Columns.of(samples)
+    ahead = raw.ts[raw.ts > as_of_ms + 1000 * rules.future_s]
+    columns, jumps = without_teleports(raw.clean(rules, as_of_ms), rules)
+    if since is not None and (len(jumps) or not len(columns.ts) or columns.ts[0] != since.read_ms):
+        raise Behind
     moves = motion(columns, jumps, rules)
-    drafts: list[Draft] = []
-    drifted: list[Floats] = []
+    begun: list[tuple[_Episode, Draft]] = []
+    drifted = np.empty(0)
     as_of = max(float(as_of_ms), float(columns.ts[-1])) if len(columns.ts) else float(as_of_ms)
-    bounds = _episodes(moves, rules)
-    for begin, end, until in bounds:
-        episode = _Episode(columns, moves, rules, begin, end, until)
-        drafts += episode.drafts()
-        drifted += episode.drifted
-    if drifted:
-        columns = Columns(columns.ts, columns.values, (*columns.filtered, ("drift", np.concatenate(drifted))))
+    before = since
+    for begin, end, until in _episodes(moves, rules):
+        if before is not None and moves.ts[end] < before.left_ms:
+            continue
+        episode = _Episode(columns, moves, rules, begin, end, until, before)
+        begun += [(episode, draft) for draft in episode.drafts()]
+        drifted = np.concatenate((drifted, *episode.drifted))
+        before = None
+    if since is not None and not begun:
+        raise Behind
+    if len(drifted):
+        columns = Columns(columns.ts, columns.values, (*columns.filtered, ("drift", drifted)))
+    drafts = [draft for _, draft in begun]
     ledger = Ledger(columns, moves, rules)
-    state, since, due = _standing(drafts, columns, as_of)
+    state, stands_since, due = _standing(drafts, columns, as_of)
     if len(ahead):
         waits = float(ahead[0]) - 1000 * rules.future_s
         due = waits if due is None else min(due, waits)
@@ -61,7 +81,32 @@ def segment(samples: Sequence[Sample] | Columns, rules: Rules, as_of_ms: int) ->
     for reason, times in columns.filtered:
         filtered[reason] += len(times)
     trips: tuple[Trip, ...] = tuple(summarise(draft, ledger, as_of) for draft in drafts)
-    return Segmentation(trips, state, _integer(since), _integer(due), dict(filtered))
+    found = Segmentation(trips, state, _integer(stands_since), _integer(due), dict(filtered))
+    return found, _checkpoint(raw.ts, begun, drifted, since)
+
+
+def _checkpoint(
+    raw: Floats, begun: Sequence[tuple[_Episode, Draft]], drifted: Floats, since: Checkpoint | None
+) -> Checkpoint | None:
+    """The begin of the newest trip that ended, and that was under way long enough ago for nothing new to change how."""
+    for place in range(len(begun) - 2, 0, -1):
+        episode, draft = begun[place]
+        moves, span_ms = episode.moves, episode.rules.span_ms
+        first, last = draft.runs[0]
+        left = float(moves.ts[first])
+        if moves.ts[last] > moves.ts[-1] - span_ms or begun[place - 1][1].start_ms >= draft.start_ms:
+            continue
+        if bool(np.any((drifted >= draft.start_ms) & (drifted < left))):
+            continue
+        rows = np.flatnonzero(raw[1:] - raw[:-1] > episode.rules.pair_ms) + 1
+        rows = rows[raw[rows] <= draft.start_ms - span_ms]
+        if not len(rows):
+            return since
+        read = float(raw[rows[-1]])
+        if len(moves.jumps) and moves.jumps[-1] > read - 2000 * JUMP_S:
+            continue
+        return episode.checkpoint(draft, read)
+    return since
 
 
 def cuts(samples: Sequence[Sample], rules: Rules) -> list[int]:
@@ -112,40 +157,83 @@ class _Episode:
     begin: int
     end: int
     until: float
+    since: Checkpoint | None
     tempo: Tempo = field(init=False)
     engine: Engine = field(init=False)
     ts: Floats = field(init=False)
     drifted: list[Floats] = field(init=False, default_factory=list)
+    base: float = field(init=False)  # words of sensors from here on count
+    driving: Ints = field(init=False)  # rows of the columns that move
 
     def __post_init__(self) -> None:
-        moves, rules = self.moves, self.rules
-        self.tempo = Tempo.of(*self._intervals(), rules)
+        moves, rules, since = self.moves, self.rules, self.since
+        left = since.left_ms if since else -np.inf
+        self.tempo = Tempo.of(*_cadence(self._intervals(left, np.inf)), rules)
         every = self.columns.ts
-        earliest = float(moves.ts[self.begin]) - 1000 * rules.idle_resume_s
-        first = int(np.searchsorted(every, earliest, side="left"))
+        self.base = since.base_ms if since else float(moves.ts[self.begin]) - 1000 * rules.idle_resume_s
+        first = int(np.searchsorted(every, self.base, side="left"))
         last = int(np.searchsorted(every, self.until, side="left"))
-        driving = moves.row[self.begin : self.end + 1][moves.moving[self.begin : self.end + 1]]
-        self.engine = Engine.of(self.columns, first, last, driving)
+        driving = np.arange(self.begin, self.end + 1)
+        driving = driving[moves.moving[driving] & (moves.ts[driving] >= left)]
+        self.driving = moves.row[driving]
+        self.engine = Engine.of(self.columns, first, last, self.driving, since.heard if since else None)
         self.ts = every[:last]
+        if since is not None and (self.tempo, self.engine.distrusted) != (since.tempo, since.distrusted):
+            raise Behind  # what was judged before may be judged otherwise now
 
-    def _intervals(self) -> tuple[float, float]:
-        """The intervals (ms) that six and nine of ten reports made while moving do not exceed."""
+    def _intervals(self, after: float, until: float) -> Ints:
+        """How many intervals between reports made while moving end in (after, until], by whole seconds."""
         moves = self.moves
         low, high = max(0, self.begin - 1), self.end + 2
-        gaps = np.diff(moves.ts[low:high])
-        moving = moves.moving[low:high]
-        gaps = np.sort(gaps[(moving[:-1] | moving[1:]) & (gaps <= _CADENCE_MAX_MS)])
-        if not len(gaps):
-            return _CADENCE_MAX_MS / 3, _CADENCE_MAX_MS / 3
-        usual, slow = (float(gaps[int(share * (len(gaps) - 1))]) for share in (_CADENCE_SHARE, _SLOW_SHARE))
-        return usual, slow
+        ts, moving = moves.ts[low:high], moves.moving[low:high]
+        gaps = np.diff(ts)
+        counted = (moving[:-1] | moving[1:]) & (gaps <= CADENCE_MAX_MS) & (ts[1:] > after) & (ts[1:] <= until)
+        found = np.bincount(np.rint(gaps[counted] / 1000).astype(np.int64), minlength=_CADENCES)
+        for seconds, count in (self.since.intervals if self.since else {}).items():
+            found[int(seconds)] += count
+        return np.asarray(found, dtype=np.int64)
+
+    def checkpoint(self, draft: Draft, read: float) -> Checkpoint:
+        """What the rows before this draft's first movement say of the episode, for `follow` to go on with it."""
+        left = float(self.moves.ts[draft.runs[0][0]])
+        after = self.since.left_ms if self.since else -np.inf
+        before = self.since.heard if self.since else Heard()
+        told = self.columns.ts[self.driving] < left
+        driving = {name: before.with_words(name, words[told]) for name, words in self.engine.driving.items()}
+        said = dict(before.said)
+        low, high = (int(place) for place in np.searchsorted(self.columns.ts, (self.base, read), side="left"))
+        for name, metric in SENSORS:
+            known = np.flatnonzero(~np.isnan(self.columns.values[metric][low:high]))
+            if len(known):
+                row = low + int(known[-1])
+                said[name] = float(self.columns.ts[row]), float(self.columns.values[metric][row] > 0)
+        counts = self._intervals(after, left)
+        return Checkpoint(
+            int(read),
+            int(draft.start_ms),
+            draft.start_reason,
+            int(left),
+            int(self.moves.ts[draft.runs[0][1]]) + self.rules.span_ms,
+            self.base,
+            {int(seconds): int(counts[seconds]) for seconds in np.flatnonzero(counts)},
+            Heard(said, driving),
+            self.tempo,
+            self.engine.distrusted,
+        )
 
     def drafts(self) -> list[Draft]:
         """The trips of this episode: movements joined over the rests that do not end one."""
         found: list[Draft] = []
         current: Draft | None = None
         proven = 0.0  # when the last movement that proved itself ended
-        for first, last in self._runs():
+        runs = self._runs()
+        if self.since is not None:
+            runs = [run for run in runs if self.moves.ts[run[0]] >= self.since.left_ms]
+            if not runs or self.moves.ts[runs[0][0]] != self.since.left_ms:
+                raise Behind
+            current = Draft(float(self.since.start_ms), self.since.start_reason, self.engine, self.tempo, runs[:1])
+            proven = float(self.moves.ts[runs.pop(0)[1]])
+        for first, last in runs:
             arrived = float(self.moves.ts[current.runs[-1][1]]) if current else None
             real = self._real(first, last, current)
             if not real and not self._manoeuvre(first, last, arrived, proven):
@@ -271,6 +359,15 @@ class _Episode:
             float(self.moves.ts[first]) - arrived < self.tempo.end_ms
             and float(self.moves.ts[last]) - proven < _MANOEUVRE_MS
         )
+
+
+def _cadence(counts: Ints) -> tuple[float, float]:
+    """The intervals (ms) that six and nine of ten reports made while moving do not exceed, in whole seconds."""
+    upto = np.cumsum(counts)
+    if not upto[-1]:
+        return CADENCE_MAX_MS / 3, CADENCE_MAX_MS / 3
+    usual, slow = np.searchsorted(upto, [int(share * (upto[-1] - 1)) for share in _SHARES], side="right").tolist()
+    return 1000.0 * usual, 1000.0 * slow
 
 
 def _standing(drafts: Sequence[Draft], columns: Columns, as_of: float) -> tuple[State, float | None, float | None]:
