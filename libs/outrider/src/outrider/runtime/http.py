@@ -13,12 +13,19 @@ from typing import Any
 
 import uvicorn
 
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _HttpProtocol
+except ImportError:  # slower, as good
+    from uvicorn.protocols.http.h11_impl import H11Protocol as _HttpProtocol  # type: ignore[assignment]
+
 log = logging.getLogger(__name__)
 
 GRACE_S = 3
 """How long requests in hand may take when the service stops; live streams are cut then."""
 CONNECTIONS_MAX = 2000
 """Beyond so many at once new ones get 503; live streams of the console count."""
+HEAD_S = 20.0
+"""A request line and headers that take longer end the connection: whoever sends them letter by letter keeps nobody out."""
 
 
 class _Server(uvicorn.Server):
@@ -26,6 +33,37 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals belong to the service."""
         yield
+
+
+class _Protocol(_HttpProtocol):
+    """Gives up connections that send no request."""
+
+    _giving_up: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._giving_up = self.loop.call_later(HEAD_S, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._waits():
+            self._giving_up = self._giving_up or self.loop.call_later(HEAD_S, self._give_up)
+        elif self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        super().connection_lost(exc)
+
+    def _waits(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _give_up(self) -> None:
+        self._giving_up = None
+        if self._waits() and not self.transport.is_closing():
+            self.transport.close()
 
 
 @dataclass(frozen=True)
@@ -77,6 +115,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 self.app,
+                http=_Protocol,
                 log_config=None,
                 log_level="warning",
                 access_log=False,

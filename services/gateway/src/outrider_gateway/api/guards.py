@@ -5,6 +5,7 @@ Pure ASGI, because it is in the way of every upload.
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from prometheus_client import Counter, Histogram
@@ -20,6 +21,8 @@ REQUESTS = Counter(
     "outrider_gateway_http_requests", "Requests answered, by route, method and status", ["route", "method", "status"]
 )
 SECONDS = Histogram("outrider_gateway_http_request_seconds", "Time until the answer began", ["route", "method"])
+BODY_S = 60.0
+"""A body that takes longer to come is given up: what is slower sends less at once."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SECURITY_HEADERS = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
 
@@ -69,11 +72,13 @@ class Guards:
 
 
 class _Limited:
-    """A receive that ends a body beyond the limit with 413."""
+    """A receive that ends a body beyond the limit with 413, and one that does not come with 408."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._bytes = 0
+        self._until_s: float | None = None
+        self._ended = False
 
     def check(self, content_length: str | None) -> None:
         """Raises 413 for what the request says itself."""
@@ -81,7 +86,16 @@ class _Limited:
             raise self._too_large()
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        if self._ended:  # what comes now is that the asker has gone
+            return await self._receive()
+        if self._until_s is None:
+            self._until_s = asyncio.get_running_loop().time() + BODY_S
+        try:
+            async with asyncio.timeout_at(self._until_s):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, f"The body did not come within {BODY_S:g} s. Send it in smaller parts.") from None
+        self._ended = not message.get("more_body", False)
         self._bytes += len(message.get("body", b""))
         if self._bytes > DEVICE_MESSAGE_MAX_BYTES:
             raise self._too_large()

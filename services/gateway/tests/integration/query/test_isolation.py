@@ -167,6 +167,14 @@ def test_the_databases_functions_show_one_tenant_each(database: Database) -> Non
                 assert connection.execute(statement.encode()).fetchone() == (rows,), (call, tenant)
 
 
+def test_the_gateways_role_reads_of_trips_no_more_than_it_asks(migrated: Database) -> None:
+    views = migrated.rows(
+        "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'trips'::regnamespace AND c.relkind IN ('r', 'p', 'v') "
+        "AND has_table_privilege('outrider_gateway', c.oid, 'SELECT') ORDER BY 1"
+    )
+    assert views == [("tenant_position",), ("tenant_trip",)]
+
+
 def test_the_gateways_role_reads_no_table_of_others(shared: Database) -> None:
     for table in (
         "telemetry.sample",
