@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyrage
@@ -61,3 +62,20 @@ def test_plain_files_are_for_those_who_ask_for_them() -> None:
 def test_addresses_that_cannot_be_are_refused(url: str) -> None:
     with pytest.raises(BadArchive, match="s3://bucket/prefix"):
         Files(url)
+
+
+def test_the_archives_folder_is_its_owners_unless_somebody_gave_it_a_mode(tmp_path: Path) -> None:
+    Files(f"file://{tmp_path}/own/archive").write("v1/tenant=acme/x.parquet", b"rows")
+    assert (tmp_path / "own" / "archive").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "shared").mkdir(mode=0o750)
+    Files(f"file://{tmp_path}/shared").write("v1/x.parquet", b"rows")
+    assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_key_is_never_written_into_a_file_that_somebody_put_there(tmp_path: Path) -> None:
+    watched = tmp_path / "watched"
+    watched.touch(mode=0o666)
+    (tmp_path / f".archive.age.{os.getpid()}").symlink_to(watched)
+    cipher.load(None, tmp_path / "archive.age", encrypted=True)
+    assert watched.read_bytes() == b""
+    assert not (tmp_path / "archive.age").is_symlink()

@@ -75,6 +75,9 @@ class Files:
                     stream.write(data)
                 return
             path = self._folder / name
+            self._folder.mkdir(
+                mode=0o700, parents=True, exist_ok=True
+            )  # a folder that is there keeps the mode it was given
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = path.with_name(f".{path.name}.new")
             with self._fs.open_output_stream(str(fresh)) as stream:
