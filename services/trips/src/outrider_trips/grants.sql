@@ -15,19 +15,14 @@ BEGIN
         GRANT SELECT ON registry.device_types TO {role};
     END IF;
 END $$;
--- Who serves people reads one tenant at a time; the registry alone writes, as it knows who asked.
+-- Who serves people reads one tenant at a time; the registry alone writes, as it knows who asked. The gateway's own
+-- grants name the two views it reads.
 DO $$
-DECLARE
-    reader text;
 BEGIN
-    FOREACH reader IN ARRAY ARRAY['outrider_registry', 'outrider_gateway', 'outrider_lifecycle'] LOOP
-        IF EXISTS (SELECT FROM pg_roles WHERE rolname = reader) THEN
-            EXECUTE format('GRANT USAGE ON SCHEMA trips TO %I', reader);
-            EXECUTE format('GRANT SELECT ON trips.tenant_trip, trips.tenant_position, trips.tenant_vehicle,
-                            trips.tenant_edit, trips.tenant_profile TO %I', reader);
-        END IF;
-    END LOOP;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'outrider_registry') THEN
+        GRANT USAGE ON SCHEMA trips TO outrider_registry;
+        GRANT SELECT ON trips.tenant_trip, trips.tenant_position, trips.tenant_vehicle, trips.tenant_edit, trips.tenant_profile
+            TO outrider_registry;
         GRANT EXECUTE ON FUNCTION trips.tenant_edit_merge, trips.tenant_edit_split, trips.tenant_edit_undo,
             trips.tenant_put_profile, trips.tenant_drop_profile, trips.tenant_resegment TO outrider_registry;
     END IF;
