@@ -17,6 +17,7 @@ import orjson
 import psycopg
 from prometheus_client import Counter, Gauge, Histogram
 
+from outrider.runtime import cancelling
 from outrider.runtime.backoff import Backoff
 from outrider.runtime.database import POISON
 from outrider.runtime.errors import Transient
@@ -116,9 +117,7 @@ class Jobs:
             log.exception("job_failed")
             raise
         finally:
-            for task in (*tasks, look):
-                task.cancel()
-            await asyncio.wait([*tasks, look])
+            await cancelling.end([*tasks, look], 1.0)
             self._problems.clear()
 
     async def _look(self) -> None:

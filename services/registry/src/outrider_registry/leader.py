@@ -14,6 +14,7 @@ from contextlib import suppress
 import psycopg
 from psycopg import sql
 
+from outrider.runtime import cancelling
 from outrider.runtime.backoff import Backoff
 from outrider.runtime.database import POISON
 from outrider.runtime.errors import Transient
@@ -104,6 +105,7 @@ class Leader:
                 async with connection:
                     # Asked again and again instead of waiting inside the server: a cancelled wait would hold it up.
                     while not (self._may_lead() and await self._locked(connection)):
+                        cancelling.heed()
                         backoff.reset()
                         await asyncio.sleep(1)
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
@@ -129,15 +131,14 @@ class Leader:
                     for _, changes, _ in heard:
                         changes.tell(notice.payload)
                 await connection.execute("SELECT 1")  # a connection that died without a word is noticed
+                cancelling.heed()
                 for task in tasks:
                     if task.done():
                         task.result()  # a mistake of ours: ends the service with its traceback
             log.warning("leadership_lost", extra={"reason": "the slot is another replica's now"})
         finally:
             self.leads = False
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await cancelling.end(tasks, 1.0)
 
     async def _do(self, name: str, changes: Changes, work: Callable[[Changes], Awaitable[None]]) -> None:
         backoff = Backoff()

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from outrider.runtime import cancelling
 from outrider.runtime.errors import Transient
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Database:
         try:
             async with self._pool.connection() as connection:
                 yield connection
+            cancelling.heed()
         except POISON:
             raise
         except UNPREPARED as error:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import uvloop
 
-from outrider.runtime import logs, settings
+from outrider.runtime import cancelling, logs, settings
 from outrider.runtime.consumer import Consumer, ConsumerSettings, Filters, Handler, OnRejected
 from outrider.runtime.database import Database
 from outrider.runtime.health import Health
@@ -27,6 +27,9 @@ from outrider.runtime.session import Publisher
 from outrider.runtime.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
+
+CONSUMERS_AGAIN_S = 12.0
+"""A consumer finishes its batch, which takes STOP_GRACE_S at most; cut short, its slots would stay unattended for longer."""
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -142,10 +145,7 @@ async def _run_all(chassis: Chassis[Any], stop: asyncio.Event) -> int:
         log.error("task_died", exc_info=task.exception(), extra={"task": task.get_name()})
     # Consumers first: they finish their batches, which still need the publisher and the acks.
     for tasks in (consumers, beside[2:], beside[:2], [stopped]):
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancelling.end(tasks, CONSUMERS_AGAIN_S if tasks is consumers else cancelling.AGAIN_S)
     await chassis.publisher.close()
     return 1 if died else 0
 
