@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from outrider_gateway.query.asked import (
@@ -121,3 +123,19 @@ def test_near_names_what_may_have_been_meant() -> None:
 def test_listed_and_iso() -> None:
     assert listed(["a,b", " b ", "", "c"]) == ("a", "b", "c")
     assert iso(NOW) == "2025-11-25T08:00:00.000Z"
+
+
+def test_whoever_mistypes_a_metric_of_very_many_holds_up_nobody() -> None:
+    known = ["ab" * 60 + f"{n:06d}" for n in range(100_000)]
+    started = time.process_time()
+    assert near("ba" * 30_000, known)
+    assert near("ba" * 64, known)
+    assert near("speed", ["rpm", *known[:500], "speed_kmh"]) == ["speed_kmh"]
+    assert time.process_time() - started < 1.0, "it took 160 s"
+
+
+def test_too_many_aggregates_are_a_question_too_many() -> None:
+    every = [f"p{n / 10:g}" for n in range(1, 22)]
+    assert aggregates_of(every[:20], percentiles=True) == tuple(every[:20])
+    with pytest.raises(Asking, match="ask for 20 at a time"):
+        aggregates_of([",".join(every)], percentiles=True)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from heapq import nlargest
+from itertools import islice
 
 from outrider_gateway.errors import Problem
 
@@ -19,6 +21,8 @@ LAST_MS = 4_102_444_800_000
 SIMPLE = ("mean", "min", "max", "sum", "count", "first", "last")
 OF_TEXT = ("first", "last", "count")
 """Aggregates that texts and JSON have."""
+MOST_AGGREGATES = 20
+NEAR_KNOWN, NEAR_CLOSELY = 1000, 20
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)(ms|s|m|h|d|w)")
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d)?)")
@@ -121,6 +125,8 @@ def aggregates_of(values: Iterable[str], *, percentiles: bool = False) -> tuple[
             continue
         allowed = [*SIMPLE, *(["p50", "p95", "any p1 to p99"] if percentiles else ["raw"])]
         raise Asking(f"There is no aggregate {name[:40]!r}: ask for {', '.join(allowed)}.")
+    if len(names) > MOST_AGGREGATES:
+        raise Asking(f"{len(names)} aggregates are too many for one question: ask for {MOST_AGGREGATES} at a time.")
     if "raw" in names and len(names) > 1:
         raise Asking("`raw` samples and aggregates are two questions: ask for one at a time.")
     return names
@@ -143,12 +149,21 @@ def round_step_ms(width_ms: int, points: int) -> int:
 
 
 def near(name: str, known: Iterable[str], most: int = 5) -> list[str]:
-    """Known names that somebody who wrote `name` may have meant, the best first."""
+    """Known names that somebody who wrote `name` may have meant, the best first.
+
+    Of very many known names only the first are looked at, and few closely: it stands in everybody's way.
+    """
     by_lower: dict[str, str] = {}
-    for one in known:
+    for one in islice(known, NEAR_KNOWN):
         by_lower.setdefault(one.lower(), one)
-    asked = name.lower()
-    close = difflib.get_close_matches(asked, by_lower, n=most, cutoff=0.6)
+    asked = name.lower()[:128]
+    matcher = difflib.SequenceMatcher(b=asked, autojunk=False)
+
+    def at_most(one: str) -> float:
+        matcher.set_seq1(one)
+        return matcher.quick_ratio()
+
+    close = difflib.get_close_matches(asked, nlargest(NEAR_CLOSELY, by_lower, key=at_most), n=most, cutoff=0.6)
     parts = [one for one in by_lower if one not in close and (asked in one or one in asked)]
     return [by_lower[one] for one in [*close, *sorted(parts)][:most]]
 
