@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from outrider.testing.journeys import Journey
 from outrider.trips import Behind, Checkpoint, Rules, Sample, Trip, follow, segment
 
-from .test_trips_invariance import REPORTED, histories
+from .test_trips_invariance import histories
 
 RULES = Rules()
 MINUTE = 60_000
@@ -102,12 +102,12 @@ def test_follow_reads_as_much_in_the_evening_as_in_the_morning(word: dict[str, b
     journey = Journey(every_s=10.0)
     read = []
     follower = Follower()
-    for hour in range(10):
+    for _hour in range(10):
         seen = len(journey.samples)
         for _ in range(3):
             journey.turn(90)
             journey.drive(600, 50.0, **word)
-            journey.stand(150, **{name: False for name in word})
+            journey.stand(150, **dict.fromkeys(word, False))
             journey.silence(450)
         for place in range(seen, len(journey.samples), 40):
             part = journey.samples[place : place + 40]

@@ -6,18 +6,20 @@ Any replica takes the vehicle that waits longest. Whatever ends the transaction 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
 from outrider.runtime.backoff import Backoff
 from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
-from outrider.trips import Rules, Sample, Segmentation
+from outrider.trips import Behind, Checkpoint, Rules, Sample, Segmentation, follow
 from outrider_trips import metrics, outbox, vehicles
 from outrider_trips.changes import Changes, Stored, compare
 from outrider_trips.overlay import Edit, Shown, segment_edited
@@ -129,6 +131,10 @@ class Segmenter:
                 await vehicles.stands(connection, vehicle, "idle", None, vehicle.as_of_ms or 0, None, None)
             return None
         rules = await self._profiles.of(connection, vehicle.tenant, vehicle.device)
+        as_of_ms = as_of(vehicle, int(self._settings.trips_settle_s * 1000))
+        changes = await self._go_on(connection, vehicle, rules, as_of_ms, from_ms)
+        if changes is not None:
+            return changes
         bounds = Bounds(
             max(from_ms, vehicle.horizon_ms),
             to_ms,
@@ -145,21 +151,66 @@ class Segmenter:
             if vehicle.due:
                 await vehicles.stands(connection, vehicle, "idle", None, vehicle.as_of_ms or 0, None, None)
             return None
-        as_of_ms = as_of(vehicle, int(self._settings.trips_settle_s * 1000))
-        shown, now = await _segment(window.samples, rules, as_of_ms, edits)
-        _count(window, now)
+        shown, now, checkpoint = await _segment(window.samples, rules, as_of_ms, edits)
+        _count(now, window.rows_read, clipped=window.clipped)
         if window.frozen or window.clipped:  # what reaches over the edge stays as it is
             over = max((trip.end_ms for trip in stored if trip.start_ms < window.left_ms), default=-1)
             stored = [trip for trip in stored if trip.start_ms >= window.left_ms]
             shown = [one for one in shown if one.trip.start_ms > over]
-        changes = compare(stored, shown, late=vehicle.late)
-        await vehicles.remove(connection, [trip.id for trip in changes.removed])
-        await vehicles.write(connection, vehicle, changes.written)
-        await outbox.put(connection, vehicle, changes)
         if window.right_ms is None:
-            due_ms = due(now.due_ms, vehicle, int(self._settings.trips_settle_s * 1000))
-            await vehicles.stands(connection, vehicle, now.state, now.since_ms, as_of_ms, due_ms, window.resume_from_ms)
-        return changes
+            exact = checkpoint is not None and not (window.frozen or window.clipped)
+            vehicle.checkpoint = _packed(checkpoint, rules) if checkpoint and exact else None
+            vehicle.hint_ms = window.resume_from_ms
+            await self._stands(connection, vehicle, now, as_of_ms)
+        return await _replace(connection, vehicle, stored, shown)
+
+    async def _go_on(
+        self, connection: psycopg.AsyncConnection, vehicle: Vehicle, rules: Rules, as_of_ms: int, from_ms: int
+    ) -> Changes | None:
+        """Segment from the vehicle's checkpoint on, as far as that is what its whole window gives; None: it takes that."""
+        packed = vehicle.checkpoint
+        if packed is None or packed["rules"] != _digest(rules) or packed["read_ms"] < vehicle.horizon_ms:
+            return None
+        if packed["read_ms"] < (vehicle.hint_ms or 0) < from_ms - rules.reach_ms:
+            return None  # the window is smaller
+        since = Checkpoint.from_json(packed)
+        if await vehicles.edits(connection, vehicle.id, since.start_ms, None):
+            return None
+        samples = await vehicles.rows(connection, vehicle.id, since.read_ms, None)
+        try:
+            shown, now, checkpoint = await _segment(samples, rules, as_of_ms, [], since)
+        except Behind:
+            return None
+        _count(now, len(samples), clipped=False)
+        if checkpoint is not None and checkpoint != since:
+            vehicle.checkpoint = _packed(checkpoint, rules)
+        stored = await vehicles.trips(connection, vehicle.id, since.start_ms, None)
+        await self._stands(connection, vehicle, now, as_of_ms)
+        return await _replace(connection, vehicle, [trip for trip in stored if trip.start_ms >= since.start_ms], shown)
+
+    async def _stands(
+        self, connection: psycopg.AsyncConnection, vehicle: Vehicle, now: Segmentation, as_of_ms: int
+    ) -> None:
+        due_ms = due(now.due_ms, vehicle, int(self._settings.trips_settle_s * 1000))
+        await vehicles.stands(connection, vehicle, now.state, now.since_ms, as_of_ms, due_ms, vehicle.hint_ms)
+
+
+async def _replace(
+    connection: psycopg.AsyncConnection, vehicle: Vehicle, stored: list[Stored], shown: list[Shown]
+) -> Changes:
+    changes = compare(stored, shown, late=vehicle.late)
+    await vehicles.remove(connection, [trip.id for trip in changes.removed])
+    await vehicles.write(connection, vehicle, changes.written)
+    await outbox.put(connection, vehicle, changes)
+    return changes
+
+
+def _packed(checkpoint: Checkpoint, rules: Rules) -> dict[str, Any]:
+    return checkpoint.to_json() | {"rules": _digest(rules)}
+
+
+def _digest(rules: Rules) -> str:
+    return hashlib.blake2b(repr(rules).encode(), digest_size=8).hexdigest()
 
 
 async def _load(
@@ -189,17 +240,21 @@ async def _load(
 
 
 async def _segment(
-    samples: Sequence[Sample], rules: Rules, as_of_ms: int, edits: Sequence[Edit]
-) -> tuple[list[Shown], Segmentation]:
-    if len(samples) <= INLINE_MAX_ROWS:
-        return segment_edited(samples, rules, as_of_ms, edits)
-    return await asyncio.to_thread(segment_edited, samples, rules, as_of_ms, edits)
+    samples: Sequence[Sample], rules: Rules, as_of_ms: int, edits: Sequence[Edit], since: Checkpoint | None = None
+) -> tuple[list[Shown], Segmentation, Checkpoint | None]:
+    def work() -> tuple[list[Shown], Segmentation, Checkpoint | None]:
+        if edits:
+            return (*segment_edited(samples, rules, as_of_ms, edits), None)
+        now, checkpoint = follow(samples, rules, as_of_ms, since)
+        return [Shown(trip) for trip in now.trips], now, checkpoint
+
+    return work() if len(samples) <= INLINE_MAX_ROWS else await asyncio.to_thread(work)
 
 
-def _count(window: Window, now: Segmentation) -> None:
+def _count(now: Segmentation, rows_read: int, *, clipped: bool) -> None:
     metrics.SEGMENTATIONS.inc()
-    metrics.WINDOW_ROWS.inc(window.rows_read)
-    metrics.CLIPPED.inc(window.clipped)
+    metrics.WINDOW_ROWS.inc(rows_read)
+    metrics.CLIPPED.inc(clipped)
     for reason, count in now.filtered.items():
         metrics.FILTERED.labels(reason).inc(count)
 

@@ -26,20 +26,24 @@ WHERE s.group_name = 'trips'
 """
 CANDIDATES = f"""
 WITH clock AS ({CLOCKS}), waiting AS (
-    SELECT t.vehicle, min(t.at) AS since FROM trips.touched t JOIN trips.vehicle v ON v.id = t.vehicle
-    WHERE v.not_before <= now() GROUP BY t.vehicle
+    SELECT t.vehicle, min(t.look_at) AS since FROM trips.touched t JOIN trips.vehicle v ON v.id = t.vehicle
+    WHERE t.look_at <= now() AND v.not_before <= now() GROUP BY t.vehicle
     UNION ALL
     SELECT v.id, v.due_at FROM trips.vehicle v LEFT JOIN clock c ON c.slot = v.slot
     WHERE v.due_at <= least(now(), coalesce(c.at, (SELECT min(at) FROM clock)))
 )
 SELECT vehicle FROM waiting GROUP BY vehicle ORDER BY min(since) LIMIT %s
 """
-WAITING = "SELECT count(DISTINCT vehicle), coalesce(extract(epoch FROM now() - min(at)), 0)::float8 FROM trips.touched"
+WAITING = """
+SELECT count(DISTINCT vehicle), coalesce(extract(epoch FROM now() - min(look_at)), 0)::float8 FROM trips.touched
+WHERE look_at <= now()
+"""
 TAKE = f"""
 WITH clock AS ({CLOCKS})
 SELECT v.tenant, v.device, v.moves, {_EPOCH_MS.format("v.first_at")}, {_EPOCH_MS.format("v.last_at")},
        {_EPOCH_MS.format("v.received_at")}, v.slot, {_EPOCH_MS.format("v.window_from")},
        {_EPOCH_MS.format("v.as_of_at")}, {_EPOCH_MS.format("v.due_at")}, v.registered IS DISTINCT FROM false,
+       v.checkpoint,
        (SELECT jsonb_object_agg(slot, CASE WHEN isfinite(at) THEN {_EPOCH_MS.format("at")} ELSE 0 END) FROM clock)
 FROM trips.vehicle v WHERE v.id = %s FOR NO KEY UPDATE OF v SKIP LOCKED
 """
@@ -103,7 +107,7 @@ WHERE id = %s
 SETTLE = f"""
 UPDATE trips.vehicle SET moves = %(moves)s, first_at = {MS.format("%(first)s::bigint")}, last_at = {MS.format("%(last)s::bigint")},
     received_at = {MS.format("%(received)s::bigint")}, slot = %(slot)s, frozen_rows = frozen_rows + %(frozen)s,
-    segmented_at = now(), not_before = now() + make_interval(secs => %(pause_s)s)
+    checkpoint = %(checkpoint)s, segmented_at = now(), not_before = now() + make_interval(secs => %(pause_s)s)
 WHERE id = %(vehicle)s
 """
 STANDS = f"""
@@ -132,6 +136,8 @@ class Vehicle:
     due_ms: int | None
     exists: bool
     """Not removed from the registry."""
+    checkpoint: dict[str, Any] | None
+    """From where its segmentation goes on, if what touched it is newer than what that sums up."""
     horizon_ms: int = 0
     """Rows before it are gone, or being removed."""
     clock_ms: int = 0
@@ -160,10 +166,10 @@ async def take(connection: psycopg.AsyncConnection, id_: int) -> Vehicle | None:
     row = await (await connection.execute(TAKE.encode(), (id_,))).fetchone()
     if row is None:
         return None
-    vehicle = Vehicle(id_, *row[:11])
+    vehicle = Vehicle(id_, *row[:12])
     vehicle.horizon_ms = gone.before_ms(TABLE, vehicle.tenant)
     known_ms = max(vehicle.last_ms or 0, vehicle.as_of_ms or 0)
-    clocks: dict[str, int] = row[11] or {}
+    clocks: dict[str, int] = row[12] or {}
     touches = await (await connection.execute(TOUCHED.encode(), (id_,))).fetchall()
     for from_ms, to_ms, rows, frozen, moves, received_ms, slot in touches:
         vehicle.from_ms = from_ms if vehicle.from_ms is None else min(vehicle.from_ms, from_ms)
@@ -176,6 +182,8 @@ async def take(connection: psycopg.AsyncConnection, id_: int) -> Vehicle | None:
         if received_ms is not None and received_ms >= (vehicle.received_ms or 0):
             vehicle.received_ms, vehicle.slot = received_ms, slot
     vehicle.late = vehicle.from_ms is not None and vehicle.from_ms <= known_ms
+    if vehicle.checkpoint and vehicle.from_ms is not None and vehicle.from_ms <= vehicle.checkpoint["settled_ms"]:
+        vehicle.checkpoint = None
     vehicle.pieces = [(from_ms, to_ms, rows) for from_ms, to_ms, rows, *_ in touches]
     vehicle.clock_ms = clocks.get(str(vehicle.slot), min(clocks.values(), default=0))
     return vehicle
@@ -286,6 +294,7 @@ async def settle(connection: psycopg.AsyncConnection, vehicle: Vehicle, pause_s:
             "received": vehicle.received_ms,
             "slot": vehicle.slot,
             "frozen": vehicle.frozen,
+            "checkpoint": vehicle.checkpoint and Jsonb(vehicle.checkpoint),
             "pause_s": pause_s,
         },
     )

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from outrider.testing.waiting import eventually
-from outrider.trips import Rules, Sample, segment, to_json
+from outrider.trips import Rules, Sample, follow, segment, to_json
 from outrider_trips import metrics
-from outrider_trips.overlay import segment_edited
 from outrider_trips.segmenter import Segmenter
 from outrider_trips.testing import HOUR, MINUTE, T0, Crash, Fleet, drive
 
@@ -167,6 +166,25 @@ async def test_late_data_reads_only_its_window(fleet: Fleet) -> None:
     assert read < len(rows) / 2
 
 
+async def test_evening_of_a_busy_day_costs_what_its_morning_does(fleet: Fleet) -> None:
+    """Twenty drives with rests too short for a cut: in order the last one reads no more than the third."""
+    rows = [row for n in range(20) for row in drive(T0 + n * 20 * MINUTE, lat=52 + n * 0.09, every_s=20)]
+    read = []
+    for i in range(0, len(rows), 17):
+        before = metrics.WINDOW_ROWS._value.get()
+        await fleet.feed("busy", rows[i : i + 17])
+        await fleet.work()
+        read.append(metrics.WINDOW_ROWS._value.get() - before)
+    assert max(read[20:]) <= 200 < len(rows) / 3
+    late = {**rows[40], "ts": rows[40]["ts"] + 5_000}
+    await fleet.feed("busy", [late], received_ms=rows[-1]["ts"] + HOUR)
+    await fleet.clock(rows[-1]["ts"] + 3 * HOUR)
+    await fleet.work()
+    whole = pure([*rows, late], rows[-1]["ts"] + 3 * HOUR)
+    assert [{**trip, "rev": 1} for trip in fleet.trips("busy")] == whole
+    assert [trip["rev"] for trip in fleet.trips("busy")].count(2) == 1
+
+
 async def test_two_replicas(fleet: Fleet) -> None:
     names = [f"pair-{n}" for n in range(5)]
     other = Segmenter(fleet.pool, fleet.settings)
@@ -226,9 +244,9 @@ async def test_vehicle_that_fails_does_not_hold_the_others(fleet: Fleet, monkeyp
     def fails(samples: list[Sample], *rest: Any) -> Any:
         if samples[0].lon == 77.0:
             raise ZeroDivisionError("a mistake")
-        return segment_edited(samples, *rest)
+        return follow(samples, *rest)
 
-    monkeypatch.setattr("outrider_trips.segmenter.segment_edited", fails)
+    monkeypatch.setattr("outrider_trips.segmenter.follow", fails)
     rows = drive(T0)
     await fleet.feed("fails", [{**row, "lon": 77.0} for row in rows])
     await fleet.feed("works", rows)

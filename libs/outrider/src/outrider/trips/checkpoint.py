@@ -41,7 +41,7 @@ class Checkpoint:
         )
         return cls(
             **{
-                **values,
+                **{key: value for key, value in values.items() if key in cls.__dataclass_fields__},
                 "intervals": {int(seconds): count for seconds, count in values["intervals"].items()},
                 "heard": heard,
                 "tempo": Tempo(**values["tempo"]),
