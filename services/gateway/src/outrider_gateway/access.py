@@ -175,7 +175,7 @@ class Access:
             (kind, *key), found, found.tenant, found.holder, changes=changes, good=good, valid_s=found.valid_s
         )
         if not good:
-            self.failures.note(address)
+            self.failures.note(address, key)
         CHECKS.labels(kind, "looked_up" if good else "wrong").inc()
         return found
 

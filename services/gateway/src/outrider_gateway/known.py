@@ -120,24 +120,28 @@ class Known:
 
 
 class Failures:
-    """Wrong keys per address in the last five minutes, in this process."""
+    """Different wrong keys per address in the last five minutes, in this process.
+
+    The same one again is nobody's guess: a device that was disabled, or has an old key, does not shut out its neighbours.
+    """
 
     def __init__(self, maximum: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max = maximum
         self._clock = clock
-        self._of: OrderedDict[str, deque[float]] = OrderedDict()
+        self._of: OrderedDict[str, deque[tuple[float, Hashable]]] = OrderedDict()
 
     def wait_s(self, address: str) -> int:
         """How long this address must wait for another look; 0: not at all."""
         times = self._of.get(address)
         if times is None or len(times) < self.max:
             return 0
-        return max(0, math.ceil(times[0] + FAILURES_WINDOW_S - self._clock()))
+        return max(0, math.ceil(times[0][0] + FAILURES_WINDOW_S - self._clock()))
 
-    def note(self, address: str) -> None:
-        """A wrong key came from there."""
+    def note(self, address: str, key: Hashable) -> None:
+        """This wrong key came from there."""
         times = self._of.pop(address, None) or deque(maxlen=self.max)
-        times.append(self._clock())
+        if all(key != before for _, before in times):
+            times.append((self._clock(), key))
         self._of[address] = times
         if len(self._of) > ADDRESSES_MAX:
             self._of.popitem(last=False)

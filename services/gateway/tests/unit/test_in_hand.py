@@ -129,10 +129,13 @@ def test_while_nothing_is_heard_nothing_is_remembered() -> None:
 def test_an_address_waits_until_its_oldest_failure_is_old() -> None:
     clock = Clock()
     failures = Failures(2, clock)
-    failures.note("192.0.2.1")
+    failures.note("192.0.2.1", "a")
     clock.now_s += 100
     assert failures.wait_s("192.0.2.1") == 0
-    failures.note("192.0.2.1")
+    for _ in range(5):
+        failures.note("192.0.2.1", "a")
+    assert failures.wait_s("192.0.2.1") == 0, "the same wrong key is no further guess"
+    failures.note("192.0.2.1", "b")
     assert failures.wait_s("192.0.2.1") == FAILURES_WINDOW_S - 100
     assert failures.wait_s("192.0.2.2") == 0
     clock.now_s += FAILURES_WINDOW_S - 100
