@@ -35,7 +35,7 @@ SHARDS_MAX = 256
 async def build(chassis: Chassis[Settings]) -> None:
     """Wire the service: settings → positions → consumer → handler; segmenter, publishing and housekeeping beside it."""
     settings = chassis.settings
-    reader, positions = Reader(), Positions(chassis.database)
+    reader, positions = Reader(), Positions(chassis.database, settings.trips_refresh_s)
     progress = Progress(positions)
 
     async def handle(lease: Lease, deliveries: Sequence[Delivery]) -> None:

@@ -35,7 +35,14 @@ class Settings(ServiceSettings):
     trips_interval_max_s: float = Field(
         8.0,
         ge=0,
-        description="And after this long at the latest, however much work it is; what it shows live is at most so old.",
+        description="And after this long at the latest, however much work it is, once rows came that change what it shows.",
+    )
+    trips_refresh_s: float = Field(
+        30.0,
+        ge=0,
+        le=300,
+        description="Rows by which a vehicle only goes on as before (drives, or stands) are segmented after this long, ten times "
+        "this long when its trip is over. Rows that change that are at once.",
     )
     trips_settle_s: float = Field(
         10.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import errors as pg
@@ -15,6 +15,7 @@ from outrider.runtime.database import Database
 from outrider.runtime.errors import Transient
 from outrider.runtime.horizons import Horizons
 from outrider_trips.evidence import COLUMNS, Evidence, Gathered, Key
+from outrider_trips.pace import wait_s
 
 DAY_MS = 86_400_000
 TABLE = "trips.position"
@@ -22,7 +23,8 @@ LOCK = "SELECT trips.lock(false)"
 PARTITIONS = "SELECT runtime.ensure_partitions('trips.position', %s)"
 ERASED = "SELECT runtime.erased(%s)"
 FIND = """
-SELECT v.tenant, v.device, v.id FROM unnest(%s::text[], %s::text[]) AS k(tenant, device)
+SELECT v.tenant, v.device, v.id, v.state, coalesce((extract(epoch FROM v.last_at) * 1000)::bigint, 0)
+FROM unnest(%s::text[], %s::text[]) AS k(tenant, device)
 JOIN trips.vehicle v USING (tenant, device)
 """
 CREATE = """
@@ -48,13 +50,14 @@ WITH changed AS (
     WHERE ({_OLD}) IS DISTINCT FROM ({_GREATEST})
     RETURNING p.vehicle, p.ts
 )
-INSERT INTO trips.touched (vehicle, from_at, to_at, rows, frozen, moves, received_at, slot)
+INSERT INTO trips.touched (vehicle, from_at, to_at, rows, frozen, moves, received_at, slot, look_at)
 SELECT c.vehicle, min(c.ts), max(c.ts), count(*),
        count(*) FILTER (WHERE c.ts < timestamptz 'epoch' + k.before * interval '1 millisecond'), bool_or(k.moves),
-       max(timestamptz 'epoch' + k.received * interval '1 millisecond'), %(slot)s
+       max(timestamptz 'epoch' + k.received * interval '1 millisecond'), %(slot)s,
+       now() + make_interval(secs => max(k.wait_s))
 FROM changed c
-JOIN unnest(%(vehicles)s::int[], %(moves)s::boolean[], %(received)s::bigint[], %(before)s::bigint[])
-     AS k(vehicle, moves, received, before) USING (vehicle)
+JOIN unnest(%(vehicles)s::int[], %(moves)s::boolean[], %(received)s::bigint[], %(before)s::bigint[], %(wait_s)s::float8[])
+     AS k(vehicle, moves, received, before, wait_s) USING (vehicle)
 GROUP BY c.vehicle
 RETURNING rows, frozen
 """
@@ -77,11 +80,21 @@ class Stored:
     """Dropped, as their device is erased."""
 
 
+class Known(NamedTuple):
+    """A vehicle as it was segmented last."""
+
+    id: int
+    state: str
+    last_ms: int
+    """Its newest row then; 0: never."""
+
+
 class Positions:
     """Stores evidence, in any order and any number of times with one result."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, refresh_s: float) -> None:
         self._database = database
+        self._refresh_s = refresh_s
         self._days: set[int] = set()
 
     async def store(self, evidence: Evidence, slot: int) -> Stored:
@@ -93,7 +106,7 @@ class Positions:
                 await connection.execute(LOCK)
                 devices = await _without_erased(connection, evidence.devices, stored)
                 if devices:
-                    await _merge(connection, devices, slot, stored)
+                    await _merge(connection, devices, slot, stored, self._refresh_s)
                 await connection.execute(PROGRESS, ([slot], [evidence.received_ms]))
         except pg.CheckViolation as error:  # a partition we knew was dropped meanwhile
             self._days.clear()
@@ -127,21 +140,25 @@ async def _without_erased(
     return {key: gathered for key, gathered in devices.items() if key[1] not in erased}
 
 
-async def _merge(connection: psycopg.AsyncConnection, devices: dict[Key, Gathered], slot: int, stored: Stored) -> None:
+async def _merge(
+    connection: psycopg.AsyncConnection, devices: dict[Key, Gathered], slot: int, stored: Stored, refresh_s: float
+) -> None:
     gone = await _gone(connection, devices)
-    ids = await _ids(connection, list(devices))
+    known = await _known(connection, list(devices))
     arguments: dict[str, Any] = {
         "slot": slot,
-        "vehicles": [ids[key] for key in devices],
+        "vehicles": [known[key].id for key in devices],
         "moves": [gathered.moves for gathered in devices.values()],
         "received": [gathered.received_ms for gathered in devices.values()],
         "before": [gone.before_ms(TABLE, tenant) for tenant, _ in devices],
+        "wait_s": [_wait_s(gathered, known[key], refresh_s) for key, gathered in devices.items()],
     }
     await connection.execute(STAGING.encode())
     async with connection.cursor() as cursor, cursor.copy(COPY) as copy:
         for key, gathered in devices.items():
+            id_ = known[key].id
             for ts, row in gathered.rows.items():
-                await copy.write_row((ids[key], ts, *row))
+                await copy.write_row((id_, ts, *row))
     for changed, frozen in await (await connection.execute(MERGE.encode(), arguments)).fetchall():
         stored.rows += changed
         stored.frozen += frozen
@@ -164,7 +181,12 @@ async def _gone(connection: psycopg.AsyncConnection, devices: dict[Key, Gathered
     return gone
 
 
-async def _ids(connection: psycopg.AsyncConnection, keys: list[Key]) -> dict[Key, int]:
+def _wait_s(gathered: Gathered, known: Known, refresh_s: float) -> float:
+    newer = known.last_ms and min(gathered.rows) > known.last_ms
+    return wait_s(gathered.rows.values(), known.state, refresh_s) if newer else 0.0
+
+
+async def _known(connection: psycopg.AsyncConnection, keys: list[Key]) -> dict[Key, Known]:
     # Not remembered: an erased device's id must not be used again, and one index scan a batch costs little.
     columns = ([tenant for tenant, _ in keys], [device for _, device in keys])
     found = await _find(connection, columns)
@@ -175,9 +197,9 @@ async def _ids(connection: psycopg.AsyncConnection, keys: list[Key]) -> dict[Key
     return found
 
 
-async def _find(connection: psycopg.AsyncConnection, columns: tuple[list[str], list[str]]) -> dict[Key, int]:
+async def _find(connection: psycopg.AsyncConnection, columns: tuple[list[str], list[str]]) -> dict[Key, Known]:
     rows = await (await connection.execute(FIND, columns)).fetchall()
-    return {(tenant, device): id_ for tenant, device, id_ in rows}
+    return {(tenant, device): Known(*rest) for tenant, device, *rest in rows}
 
 
 def _date(day: int) -> date:

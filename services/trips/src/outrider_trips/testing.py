@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,11 +90,23 @@ class Fleet:
     reader: Reader = field(default_factory=Reader)
 
     def __post_init__(self) -> None:
-        self.positions = Positions(self.pool)
+        self.positions = Positions(self.pool, self.settings.trips_refresh_s)
         self.segmenter = Segmenter(self.pool, self.settings)
 
     async def feed(self, device: str, rows: Sequence[Row], received_ms: int | None = None, slot: int = 0) -> None:
         """One device message with these rows, stored as the consumer stores it."""
+        await self.feed_all({device: rows}, received_ms, slot)
+
+    async def feed_all(
+        self, messages: Mapping[str, Sequence[Row]], received_ms: int | None = None, slot: int = 0
+    ) -> None:
+        """One message of each of these devices, stored at once."""
+        parts = [self._message(device, rows, received_ms) for device, rows in messages.items()]
+        evidence = self.reader.gather([decode(encode_samples(BatchNumber(0, 1, 1), parts))])
+        if evidence.devices:
+            await self.positions.store(evidence, slot)
+
+    def _message(self, device: str, rows: Sequence[Row], received_ms: int | None) -> tuple[Header, Samples]:
         received_ms = max(row["ts"] for row in rows) if received_ms is None else received_ms
         samples = Samples.of(
             [
@@ -109,10 +121,7 @@ class Fleet:
                 if name != "ts"
             ]
         )
-        header = Header("demo", device, "telemetry", None, None, received_ms)
-        evidence = self.reader.gather([decode(encode_samples(BatchNumber(0, 1, 1), [(header, samples)]))])
-        if evidence.devices:
-            await self.positions.store(evidence, slot)
+        return Header("demo", device, "telemetry", None, None, received_ms), samples
 
     async def clock(self, ms: int, slot: int = 0) -> None:
         """All that ingest received before is stored."""

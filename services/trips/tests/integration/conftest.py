@@ -26,7 +26,7 @@ async def fleet(shared: Database) -> AsyncIterator[Fleet]:
     pool = CrashingPool(shared.service_urls["trips"], "trips-test")
     await pool.open()
     try:
-        settings = Settings(trips_interval_min_s=0, trips_interval_max_s=0)  # type: ignore[call-arg]
+        settings = Settings(trips_interval_min_s=0, trips_interval_max_s=0, trips_refresh_s=0)  # type: ignore[call-arg]
         yield Fleet(shared, pool, settings)
     finally:
         await pool.close()

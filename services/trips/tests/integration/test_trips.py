@@ -185,6 +185,37 @@ async def test_evening_of_a_busy_day_costs_what_its_morning_does(fleet: Fleet) -
     assert [trip["rev"] for trip in fleet.trips("busy")].count(2) == 1
 
 
+async def test_rows_that_change_nothing_wait_and_a_stop_does_not(fleet: Fleet) -> None:
+    patient = Fleet(fleet.database, fleet.pool, fleet.settings.model_copy(update={"trips_refresh_s": 30.0}))
+    rows = drive(T0, minutes=20)
+    stop = next(i for i, row in enumerate(rows) if row["speed_kmh"] == 0)
+    await patient.feed("calm", rows[: stop - 3])
+    assert await patient.work() == 1, "what nobody has seen yet is looked at"
+    await patient.feed("calm", rows[stop - 3 : stop - 2])
+    await patient.feed("calm", rows[stop - 2 : stop - 1])
+    assert await patient.work() == 0, "it drives on"
+    await patient.feed("calm", rows[stop - 1 : stop])
+    assert await patient.work() == 1, "after as long a time as a silence it is looked at, and was none"
+    assert [trip["end_ms"] for trip in patient.trips("calm")] == [rows[stop - 1]["ts"]]
+    await patient.feed("calm", rows[stop : stop + 1])
+    assert await patient.work() == 1
+    await patient.feed("calm", rows[stop + 1 : stop + 2])
+    assert await patient.work() == 1
+    assert patient.events("calm") == ["opened", "paused"]
+    await patient.feed("calm", rows[stop + 2 :])
+    assert await patient.work() == 0, "it stands on"
+    await patient.feed("calm", [rows[20] | {"ts": rows[20]["ts"] + 1000}], received_ms=rows[-1]["ts"])
+    assert await patient.work() == 1, "what comes late does not wait"
+    await patient.clock(rows[-1]["ts"] + 3 * HOUR)
+    await patient.work()
+    expected = pure([*rows, rows[20] | {"ts": rows[20]["ts"] + 1000}], rows[-1]["ts"] + 3 * HOUR)
+    assert patient.trips("calm") == expected
+    await patient.feed("calm", [rows[-1] | {"ts": rows[-1]["ts"] + HOUR}])
+    assert await patient.work() == 0, "it is still parked"
+    waits = "SELECT extract(epoch FROM look_at - at)::int FROM trips.touched JOIN trips.vehicle v ON v.id = vehicle"
+    assert patient.database.rows(f"{waits} WHERE device = 'calm'") == [(300,)]
+
+
 async def test_two_replicas(fleet: Fleet) -> None:
     names = [f"pair-{n}" for n in range(5)]
     other = Segmenter(fleet.pool, fleet.settings)
