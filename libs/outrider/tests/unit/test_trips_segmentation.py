@@ -314,6 +314,8 @@ def test_record_adds_up() -> None:
     [
         ({"still": 3}, "no trip rule 'still'"),
         ({"still_kmh": -1}, "'still_kmh' must be a number above 0"),
+        ({"idle_resume_s": 86_401}, "'idle_resume_s' must be at most 86,400"),
+        ({"track_points": 1e8}, "'track_points' must be at most 5,000"),
         ({"still_kmh": "fast"}, "'still_kmh' must be"),
         ({"still_kmh": 9}, "must not exceed 'start_kmh'"),
         ({"still_resume_s": 4000}, "'idle_resume_s'"),

@@ -9,6 +9,9 @@ from typing import Any
 CLOCK_FLOOR_MS = 946_684_800_000  # 2000-01-01: a device that reports an earlier time has no time
 CADENCE_MAX_MS = 300_000.0  # a longer interval between rows that move is a hole, not a habit
 _CUT_MARGIN_S = 60.0
+MOST_S = 86_400.0
+"""Of any rule in seconds: what one tenant's rules reach over is read again with its samples, and others wait meanwhile."""
+MOST_POINTS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ class Rules:
                 raise ValueError(f"There is no trip rule {key!r}. Use one of: {', '.join(sorted(known))}.")
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
                 raise ValueError(f"The trip rule {key!r} must be a number above 0, not {value!r}.")
+            most = MOST_S if key.endswith("_s") else MOST_POINTS if key == "track_points" else None
+            if most is not None and value > most:
+                raise ValueError(f"The trip rule {key!r} must be at most {most:,.0f}, not {value!r}.")
             values[key] = int(value) if key == "track_points" else float(value)
         rules = cls(**values)
         if rules.still_kmh > rules.start_kmh:
