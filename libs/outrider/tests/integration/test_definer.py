@@ -64,3 +64,23 @@ def test_an_eraser_that_is_not_ours_is_not_called(migrated: Database) -> None:
         found = [name for (name,) in lifecycle.execute("SELECT lifecycle.erasers('device')").fetchall()]
     assert "telemetry" in found
     assert [name for name in found if name.startswith("pg_")] == []
+
+
+def test_views_for_one_tenant_let_no_function_look_past_them(migrated: Database) -> None:
+    views = migrated.rows(
+        "SELECT c.oid::regclass::text, coalesce(c.reloptions::text ~ 'security_barrier=(true|on)', false) "
+        "OR 'security_barrier' = ANY (c.reloptions) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.relkind = 'v' AND c.relname ~ '^tenant_' ORDER BY 1"
+    )
+    assert ("trips.tenant_position", True) in views
+    assert [name for name, barrier in views if not barrier] == []
+
+
+def test_partitions_are_read_through_their_table_only(migrated: Database) -> None:
+    """Rights on a partition pass by whatever guards its table."""
+    found = migrated.rows(
+        "SELECT c.oid::regclass::text, r.rolname FROM pg_class c, aclexplode(c.relacl) a JOIN pg_roles r ON r.oid = a.grantee "
+        "WHERE c.relispartition AND a.grantee <> c.relowner "
+        "AND NOT (c.relnamespace = 'lifecycle'::regnamespace AND r.rolname = 'outrider_lifecycle') ORDER BY 1, 2"
+    )
+    assert found == []
