@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -300,7 +301,7 @@ async def test_what_comes_between_archive_and_removal_is_archived_too(
 ) -> None:
     """The whole run of retention, with a writer that stores one more event of the day just after it was archived."""
     before = stored(filled)
-    came = []
+    came: list[Expiring] = []
 
     async def one_more(expiring: Expiring) -> None:
         if expiring.table == "telemetry.event" and not came:
@@ -336,18 +337,67 @@ async def test_a_writer_that_is_still_storing_late_rows_loses_none(
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     pool = Pool(filled.service_urls["writer-timeseries"], "writer")
     await pool.open()
-    async with pool.transaction() as earlier:
-        await horizons.note(earlier, expired)
-    async with pool.transaction() as storing:
-        await horizons.ask(storing, ["telemetry.event"])
-        await storing.execute(
-            "INSERT INTO telemetry.event VALUES ('acme', 'acme-2', %s, 'late', '', '{}', NULL, NULL, 0, now())", (NOON,)
-        )
-        await horizons.note(storing, expired)
-        run = asyncio.create_task(retention.run(Progress(lifecycle, "retention", {})))
-        await eventually(lambda: filled.value(waiting) == 1)
-    await run
-    await pool.close()
+    try:
+        async with pool.transaction() as earlier:
+            await horizons.note(earlier, expired)
+        async with pool.transaction() as storing:
+            await horizons.ask(storing, ["telemetry.event"])
+            await storing.execute(
+                "INSERT INTO telemetry.event VALUES ('acme', 'acme-2', %s, 'late', '', '{}', NULL, NULL, 0, now())",
+                (NOON,),
+            )
+            await horizons.note(storing, expired)
+            run = asyncio.create_task(retention.run(Progress(lifecycle, "retention", {})))
+            await eventually(lambda: filled.value(waiting) == 1)
+        await run
+    finally:
+        await pool.close()
     assert filled.value("SELECT count(*) FROM telemetry.event WHERE ts < '2026-03-02'") == 0
     kept = sum(rows for table, tenant, rows, _ in manifest(filled) if (table, tenant) == ("telemetry.event", "acme"))
     assert kept == before + 1
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged", "another key"])
+async def test_a_file_nobody_can_read_does_not_keep_later_rows_of_its_day(
+    archive: Archive, filled: Database, lifecycle: Lifecycle, tmp_path: Path, damage: str
+) -> None:
+    await take(archive, "telemetry.event")
+    (before,) = filled.rows("SELECT file, rows FROM lifecycle.archive WHERE tenant = 'acme'")
+    path = tmp_path / "archive" / before[0]
+    if damage == "gone":
+        path.unlink()
+    elif damage == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        (tmp_path / "keys" / "archive.age").unlink()
+        archive = made(lifecycle, tmp_path)
+    await take(archive, "telemetry.event")
+    (after,) = filled.rows("SELECT rows FROM lifecycle.archive WHERE tenant = 'acme' AND file <> %s", before[0])
+    assert after == (6,), "what may not be there any more is archived again while it can be"
+
+
+async def test_a_slow_archive_takes_what_it_is_given(
+    archive: Archive, filled: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database ends transactions that idle for a minute, here for half a second."""
+    pool = Pool(filled.service_urls["lifecycle"], "lifecycle-test")
+    kwargs: Any = pool._pool.kwargs
+    kwargs["options"] += " -c idle_in_transaction_session_timeout=500ms"
+    monkeypatch.setattr(archive.lifecycle, "database", pool)
+    write = Files.write
+
+    def slow(files: Files, name: str, data: bytes) -> None:
+        time.sleep(0.3)
+        write(files, name, data)
+
+    monkeypatch.setattr(Files, "write", slow)
+    (series,) = filled.rows("SELECT id FROM telemetry.series WHERE device = 'acme-3' AND metric = 'speed'")[0]
+    await pool.open()
+    try:
+        await take(archive, "telemetry.event")
+        async with archive.lifecycle.transaction() as connection:
+            await archive.on_late(connection, [("acme", "acme-3", "speed", series, NOON, 5.0)])
+    finally:
+        await pool.close()
+    assert ("telemetry.sample", "acme", 1, True) in manifest(filled)
+    assert ("telemetry.event", "acme", 6, False) in manifest(filled)

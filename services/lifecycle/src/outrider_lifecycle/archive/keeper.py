@@ -45,6 +45,8 @@ COLUMNS = "SELECT id, tenant, day, table_name, file, sha256, recipients <> '{}' 
 OF_DAY = COLUMNS + " WHERE (tenant, day, table_name, state) = (%s, %s, %s, 'complete') AND NOT late ORDER BY file"
 KINDS = "SELECT id, kind FROM telemetry.series WHERE id = ANY (%s)"
 HOLDING = COLUMNS + " WHERE tenant = %s AND state = 'complete' AND devices @> ARRAY[%s] ORDER BY file"
+# While a file is written its transaction waits, however slow the archive is.
+MAY_IDLE = "SET LOCAL idle_in_transaction_session_timeout = 0"
 # A file that is just being completed has its row locked by who completes it.
 ABANDON = """
 UPDATE lifecycle.archive SET state = 'doomed' WHERE id IN (
@@ -128,16 +130,15 @@ class Archive:
                 before = [Entry(*row) for row in await cursor.fetchall()]
             if before and table is SAMPLE and rows <= sum(entry.rows for entry in before):
                 return  # a day begun before: numbers below the horizon get no more, and some may be removed already
-            there = None
-            if before and self.cipher.can_read:
-                there = tables.counted([await asyncio.to_thread(self.load, entry) for entry in before])
+            there = tables.counted([part for entry in before if (part := await self._readable(entry)) is not None])
             written: list[UUID] = []
             try:
                 async with self.lifecycle.database.transaction() as connection:
                     await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                     await connection.execute("SET LOCAL statement_timeout = 0")
+                    await connection.execute(MAY_IDLE)
                     async for part in table.parts(connection, tenant, day, self._part_rows):
-                        new = part if there is None else tables.beyond(part, there)
+                        new = tables.beyond(part, there) if there else part
                         if new.num_rows:
                             written.append(await self._write(table.name, tenant, day, new))
                 async with self.lifecycle.transaction() as connection:
@@ -146,12 +147,23 @@ class Archive:
                 self._busy.difference_update(written)
             log.info("day_archived", extra={"tenant": tenant, "day": str(day), "table": table.name, "rows": rows})
 
+    async def _readable(self, entry: Entry) -> pa.Table | None:
+        """The rows of a file; None where nobody here can tell: rather twice in the archive than not at all."""
+        if entry.encrypted and not self.cipher.can_read:
+            return None
+        try:
+            return await asyncio.to_thread(self.load, entry)
+        except Unreadable as error:
+            log.error("archive_unreadable", extra={"file": entry.file, "reason": str(error)})
+            return None
+
     async def on_late(self, connection: psycopg.AsyncConnection, rows: Sequence[LateRow]) -> None:
         """Archive late samples of days that were removed, in the transaction that merges and deletes them."""
         tenants = sorted({row[0] for row in rows})
         wanted = {tenant for (tenant,) in await (await connection.execute(ARCHIVING, (tenants,))).fetchall()}
         if not wanted:
             return
+        await connection.execute(MAY_IDLE)
         kinds: dict[int, str] = dict(await (await connection.execute(KINDS, ([row[3] for row in rows],))).fetchall())
         of_day: dict[tuple[str, date], list[tuple[Any, ...]]] = defaultdict(list)
         for tenant, device, metric, series, ts, value in rows:
