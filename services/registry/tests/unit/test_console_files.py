@@ -130,6 +130,17 @@ def test_scripts_do_what_the_content_security_policy_allows(path: Path) -> None:
         assert forbidden not in text
 
 
+MARKUP = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|dangerouslySet|createContextualFragment|srcdoc"
+    r"|\b(?:bindTooltip|bindPopup|setContent|setTooltipContent)\((?!written\()"
+)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(STATIC).as_posix())
+def test_scripts_write_text_never_markup(path: Path) -> None:
+    assert MARKUP.findall(path.read_text()) == []
+
+
 def test_vendored_files_are_as_fetched() -> None:
     script = runpy.run_path(str(Path(__file__).parents[4] / "scripts/vendor_console"))
     script["check"]()

@@ -67,6 +67,13 @@ export function WorldMap({ devices, track, onOpen, control, height, fit = true, 
   return html`<div class="map" ref=${box} role="application" aria-label=${label} style=${height ? { height: `${height}px` } : undefined}></div>`;
 }
 
+/** A text for Leaflet, which takes strings for markup. */
+function written(text) {
+  const element = document.createElement("span");
+  element.textContent = text;
+  return element;
+}
+
 function build(L, world, element, onOpen) {
   const map = L.map(element, {
     center: [25, 10], zoom: 2, minZoom: 1, maxZoom: 18, attributionControl: false, zoomSnap: 0.5,
@@ -94,7 +101,7 @@ function build(L, world, element, onOpen) {
     L.polyline(points, { color: colour("--surface"), weight: 6.5, opacity: 0.7, interactive: false }).addTo(trackLayer);
     line.addTo(trackLayer);
     for (const [lat, lon, text] of track.stops ?? []) {
-      L.circleMarker([lat, lon], { radius: 5, color: colour("--warn"), weight: 2, fillColor: colour("--surface"), fillOpacity: 1 }).bindTooltip(text).addTo(trackLayer);
+      L.circleMarker([lat, lon], { radius: 5, color: colour("--warn"), weight: 2, fillColor: colour("--surface"), fillOpacity: 1 }).bindTooltip(written(text)).addTo(trackLayer);
     }
     const end = (at, fill) => L.circleMarker(at, { radius: 5.5, color: colour("--surface"), weight: 2, fillColor: fill, fillOpacity: 1, interactive: false }).addTo(trackLayer);
     end(points[0], colour("--text-soft"));
