@@ -16,6 +16,7 @@ import psycopg
 from prometheus_client import Counter, Gauge
 from psycopg import errors as pg
 
+from outrider.runtime.errors import Transient
 from outrider_lifecycle.context import Lifecycle
 from outrider_lifecycle.jobs import Job, Progress
 from outrider_lifecycle.late import merge_late
@@ -136,6 +137,9 @@ class Rollups:
         try:
             async with self._lifecycle.transaction() as connection:
                 return await _write(connection, statement, part, then)
+        except pg.CheckViolation as error:  # the database was restored: partitions we knew are not there
+            self.forget_partitions()
+            raise Transient("a partition is missing; it is created on the next try") from error
         except pg.UniqueViolation:
             log.warning("rollups_written_again", extra={"rows": len(part["series"])})
         async with self._lifecycle.transaction() as connection:

@@ -268,3 +268,22 @@ async def test_rollups_are_seen_one_tenant_at_a_time(lifecycle: Lifecycle, datab
         database.rows(f"ALTER DATABASE {database.value('SELECT current_database()')} SET outrider.tenant = 'acme'")
         assert database.rows(query) == [(ids["acme"],)]
         database.rows(f"ALTER DATABASE {database.value('SELECT current_database()')} RESET outrider.tenant")
+
+
+async def test_partitions_that_a_restore_took_away_are_made_again(lifecycle: Lifecycle, database: Database) -> None:
+    samples = [(1, yesterday() + timedelta(hours=3), 1.0)]
+    store(database, samples)
+    made = Rollups(lifecycle)
+    await made.catch_up()
+    for tier in STEPS_S:
+        find = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass"
+        for (partition,) in database.rows(
+            f"{find} AND inhrelid::regclass::text ~ '[0-9]$'", f"lifecycle.rollup_{tier}"
+        ):
+            database.rows(f"DROP TABLE {partition}")
+    samples += [(1, yesterday() + timedelta(hours=3, seconds=1), 2.0)]
+    store(database, samples)
+    with pytest.raises(Transient, match="partition"):
+        await made.catch_up()
+    await made.catch_up()
+    compare(database, samples)
