@@ -17,7 +17,7 @@ ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 async def slow_app(scope: Any, receive: Any, send: Any) -> None:
     """Answers after longer than a request's head may take."""
-    await asyncio.sleep(3 * http.HEAD_S)
+    await asyncio.sleep(0.3)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -50,6 +50,27 @@ async def test_a_head_that_comes_letter_by_letter_ends_the_connection(port: int,
                 with contextlib.suppress(TimeoutError):
                     said += await asyncio.wait_for(reader.read(100), 0.02)
     assert said == b"", "it was not the head that ended it"
+    writer.close()
+
+
+@pytest.mark.parametrize("before", [b"", ASK], ids=["first", "pipelined"])
+@pytest.mark.parametrize("between", [b"a", b"\r\nX: "], ids=["one header", "many"])
+async def test_a_head_without_end_is_not_kept(
+    port: int, before: bytes, between: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "HEAD_S", 60.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    sent = 0
+    async with asyncio.timeout(5):
+        writer.write(before + ASK[:-2] + b"X: ")
+        with contextlib.suppress(ConnectionError):
+            while sent < 20_000_000 and not reader.at_eof():
+                writer.write((b"a" * 20_000 + between) * 5)
+                await writer.drain()
+                sent += 100_000
+            writer.write(b"\r\n\r\n")
+            assert (await reader.read()).count(b" 200 ") <= bool(before)
+    assert sent < 20_000_000
     writer.close()
 
 

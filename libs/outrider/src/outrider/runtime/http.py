@@ -35,16 +35,35 @@ class _Server(uvicorn.Server):
         yield
 
 
+HEAD_MAX_BYTES = 64 * 1024
+"""Of a request line with headers, beside what comes in one piece; nothing else here limits them (h11 does so itself)."""
+
+
 class _Protocol(_HttpProtocol):
-    """Gives up connections that send no request."""
+    """Gives up connections that send no request, or a head without end."""
 
     _giving_up: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._giving_up = self.loop.call_later(HEAD_S, self._give_up)
 
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
     def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_MAX_BYTES:
+                self.transport.close()
+                return
         super().data_received(data)
         if self._waits():
             self._giving_up = self._giving_up or self.loop.call_later(HEAD_S, self._give_up)
