@@ -17,10 +17,12 @@ MERGED = Counter(
 
 ROWS_AT_ONCE = 5_000
 # The writer puts no more of what is before the horizon into the ledger. What it put there before must be rolled up first:
-# a bucket computed from the ledger after this would lose what is added here.
+# a bucket computed from the ledger after this would lose what is added here. Other series may wait as long as they like.
 WAITING = """
-SELECT EXISTS (SELECT FROM telemetry.touched
-               WHERE bucket < (SELECT max(before) FROM runtime.horizon WHERE name = 'telemetry.sample'))
+SELECT EXISTS (
+    SELECT FROM (SELECT DISTINCT date_bin('1 hour', ts, 'epoch') AS hour FROM unnest(%s::timestamptz[]) ts) late
+    JOIN telemetry.touched t ON t.bucket >= late.hour AND t.bucket < late.hour + interval '1 hour'
+    WHERE t.series && %s::integer[])
 """
 NEXT = "SELECT series_id, ts FROM telemetry.late_sample ORDER BY series_id, ts LIMIT %s"
 TAKE = """
@@ -47,10 +49,10 @@ async def merge_late(lifecycle: Lifecycle) -> bool:
         async with lifecycle.transaction() as connection:
             await connection.execute(ENSURE, (f"lifecycle.rollup_{tier}", days))
     async with lifecycle.transaction() as connection:
-        waiting = await (await connection.execute(WAITING)).fetchone()
+        series, times = zip(*keys, strict=True)
+        waiting = await (await connection.execute(WAITING, (list(times), list(series)))).fetchone()
         if waiting is None or waiting[0]:
             return False
-        series, times = zip(*keys, strict=True)
         rows: list[LateRow] = await (await connection.execute(TAKE, (list(series), list(times)))).fetchall()
         await _merge(connection, rows)
         for hook in lifecycle.on_late:

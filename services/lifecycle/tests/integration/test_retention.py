@@ -12,6 +12,7 @@ from outrider.runtime.errors import Transient
 from outrider.testing.fixtures import Database
 from outrider_lifecycle.context import Expiring, Lifecycle
 from outrider_lifecycle.jobs import Progress
+from outrider_lifecycle.late import merge_late
 from outrider_lifecycle.retention import Retention
 from outrider_lifecycle.rollups import Rollups
 
@@ -270,3 +271,20 @@ async def test_trips_go_after_their_positions(lifecycle: Lifecycle, database: Da
     assert ages(database, "trips.position", position.format("other")) == [2, 7, 12]
     left = "SELECT tenant, array_agg(%s - end_at::date ORDER BY end_at DESC) FROM trips.trip GROUP BY 1 ORDER BY 1"
     assert database.rows(left, TODAY.date()) == [("demo", [2, 7]), ("other", [2, 7, 12])]
+
+
+async def test_late_samples_wait_only_for_what_is_to_be_rolled_up_of_their_own_series(
+    lifecycle: Lifecycle, database: Database
+) -> None:
+    """A tenant that keeps samples for a day only has a horizon above what others' devices send of yesterday, all day long."""
+    own, other = series_of(database, "short"), series_of(database, "long")
+    database.rows("SELECT runtime.raise_horizon('telemetry.sample', 'short', %s)", TODAY - timedelta(days=2))
+    database.rows("INSERT INTO telemetry.late_sample VALUES (%s, %s, 1)", own, days_ago(4))
+    touch = "INSERT INTO telemetry.touched (bucket, series) VALUES (%s, %s) RETURNING id"
+    database.rows(touch, days_ago(4), [other])
+    before = database.value(touch, days_ago(4) + timedelta(minutes=55), [other, own])
+    assert not await merge_late(lifecycle), "the hour would be composed anew without the late sample"
+    database.rows("DELETE FROM telemetry.touched WHERE id = %s", before)
+    assert await merge_late(lifecycle)
+    assert database.rows("SELECT series_id, count FROM lifecycle.rollup_1h") == [(own, 1)]
+    assert not await merge_late(lifecycle)
