@@ -88,6 +88,16 @@ async def test_another_tenant_neither_sees_nor_touches_them(api: Api, database: 
     assert (await api.other.get("retention", headers=claimed)).status_code in (403, 404)
 
 
+async def test_everybodys_retention_takes_the_platforms_scope(api: Api, database: Database) -> None:
+    narrow = await api.with_token(None, api.platform.name, "admin", "retention:write", "telemetry:read")
+    assert (await narrow.patch("retention", json={"raw_days": 1})).status_code == 403
+    assert (await narrow.get("storage")).status_code == 403
+    assert database.value("SELECT raw_days FROM lifecycle.policy WHERE tenant = '*'") == 7
+    full = await api.with_token(None, api.platform.name, "admin")
+    assert (await full.patch("retention", json={"raw_days": 8})).status_code == 200
+    assert database.value("SELECT raw_days FROM lifecycle.policy WHERE tenant = '*'") == 8
+
+
 async def test_erasing_a_person_changes_nothing_in_another_tenant(api: Api, database: Database) -> None:
     """Whoever writes a name of others as owner of a device may have it erased, in their own tenant."""
     for tenant, by in (("*", "user:root"), ("other", f"user:{api.other.name}"), ("acme", "user:root")):
