@@ -1,7 +1,8 @@
 """`python -m tests.bench.resegment`: what trips cost, in CPU of the service and of PostgreSQL.
 
 Rows of evidence are stored as the consumer stores them; then every vehicle's open trip gets one message more, again and again, as
-when it drives; then rows of an hour ago come late for every vehicle. In a PostgreSQL of its own, without a broker.
+when it drives; then rows of an hour ago come late for every vehicle. Then vehicles deliver for ten hours, a row each ten
+seconds, and what they cost in the second and in the last half hour is compared. In a PostgreSQL of its own, without a broker.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ EVERY_S = 10
 DRIVE_MINUTES = 30
 DRIVES = 4
 """A day of a vehicle before the open trip: drives of half an hour with as long a rest between."""
+ROUND_MINUTES = 20
+"""Of a day of deliveries: 16 minutes of driving with a red light in the middle, then a rest."""
+DAY_HOURS = 10
+LIVE_MINUTES = 30
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,25 @@ class Cost:
     trips_cpu_s: float
     postgresql_cpu_s: float
 
+    def plus(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(
+            self.what,
+            self.unit,
+            self.done + other.done,
+            self.rows + other.rows,
+            self.seconds + other.seconds,
+            self.trips_cpu_s + other.trips_cpu_s,
+            self.postgresql_cpu_s + other.postgresql_cpu_s,
+        )
+
     @property
     def line(self) -> str:
         """For people."""
-        own, theirs = (1000 * cpu / self.done for cpu in (self.trips_cpu_s, self.postgresql_cpu_s))
+        own, theirs = (1000 * cpu / max(1, self.done) for cpu in (self.trips_cpu_s, self.postgresql_cpu_s))
         return (
             f"{self.what:30} {self.done:>7,} {self.unit:13} {self.done / self.seconds:>7,.0f}/s  "
-            f"{self.rows / self.done:>5,.0f} rows each  CPU each: trips {own:.2f} ms, PostgreSQL {theirs:.2f} ms"
+            f"{self.rows / max(1, self.done):>5,.0f} rows each  CPU each: trips {own:.2f} ms, PostgreSQL {theirs:.2f} ms"
         )
 
 
@@ -97,6 +114,55 @@ async def measure(vehicles: int) -> list[Cost]:
         return costs
 
 
+def deliveries(start_ms: int) -> list[Row]:
+    """A day of rounds; at rest the engine is off and the device reports on."""
+    found: list[Row] = []
+    steps = ROUND_MINUTES * 60 // EVERY_S
+    for step in range(DAY_HOURS * 3600 // EVERY_S):
+        place = step % steps
+        moving = place < 0.8 * steps and place not in range(40, 44)
+        lat = (found[-1]["lat"] if found else 52.0) + (EVERY_S / 60 * 0.009 if moving else 0)
+        values: Row = {"ts": start_ms + step * EVERY_S * 1000, "lat": lat, "lon": 13.0, "speed_kmh": 60.0 * moving}
+        found.append(values | {"ignition": place < 0.8 * steps})
+    return found
+
+
+async def measure_day(vehicles: int) -> list[Cost]:
+    """What live rows cost in the second and in the last half hour of a day."""
+    with tempfile.TemporaryDirectory(prefix="outrider-bench-") as folder, Postgres(Path(folder) / "postgres") as server:
+        database = prepare_database(server.url)
+        database.rows("SELECT runtime.declare_slots('trips', 1)")
+        pool = CrashingPool(database.service_urls["trips"], "trips-bench")
+        await pool.open()
+        try:
+            fleet = Fleet(database, pool, Settings(trips_interval_min_s=0, trips_interval_max_s=0))  # type: ignore[call-arg]
+            names = [f"van-{n}" for n in range(vehicles)]
+            rows = deliveries(time.time_ns() // 1_000_000 // 1000 * 1000 - DAY_HOURS * 60 * MINUTE)
+            live = LIVE_MINUTES * 60 // EVERY_S
+            costs = []
+            for what, begin in (("second half hour of a day", live), ("last half hour of a day", len(rows) - live)):
+                known = live if costs else 0
+                for place in range(known + (live if costs else 0), begin, live):
+                    await fleet.feed_all(dict.fromkeys(names, rows[place : min(place + live, begin)]))
+                await fleet.work()
+
+                async def store(batch: list[Row]) -> int:
+                    await fleet.feed_all(dict.fromkeys(names, batch))
+                    return len(batch) * vehicles
+
+                spent = [
+                    Cost(f"{what}, store", "rows", 0, 0, 0, 0, 0),
+                    Cost(f"{what}, trips", "segmentations", 0, 0, 0, 0, 0),
+                ]
+                for row in rows[begin : begin + live]:
+                    for n, work in enumerate((lambda row=row: store([row]), fleet.work)):
+                        spent[n] = spent[n].plus(await _pass(server.pid, spent[n].what, spent[n].unit, work))
+                costs += spent
+        finally:
+            await pool.close()
+        return costs
+
+
 async def _pass(postmaster: int, what: str, unit: str, work: Callable[[], Awaitable[int]]) -> Cost:
     rows, own, theirs, started = _rows(), _own_cpu_s(), _server_cpu_s(postmaster), time.perf_counter()
     done = await work()
@@ -119,15 +185,26 @@ def _server_cpu_s(postmaster: int) -> float:
 
 
 def main(
-    vehicles: Annotated[int, typer.Option(min=1, help="Vehicles that drive at once.")] = 200,
+    vehicles: Annotated[int, typer.Option(min=0, help="Vehicles that drive at once; 0: none.")] = 200,
+    live: Annotated[int, typer.Option(min=1, help="Vehicles that deliver for a day.")] = 50,
     output: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
 ) -> None:
     """Store rows, segment what they touch, segment again what comes late; print what it cost."""
-    costs = asyncio.run(measure(vehicles))
+    costs = asyncio.run(measure(vehicles)) if vehicles else []
     for cost in costs:
         print(cost.line)
+    day = asyncio.run(measure_day(live))
+    for cost in day:
+        print(cost.line)
+    for store, trips in zip(day[::2], day[1::2], strict=True):
+        for cpu, who in ((trips.trips_cpu_s, "trips"), (trips.postgresql_cpu_s, "PostgreSQL")):
+            share = cpu / (live * LIVE_MINUTES * 60)
+            print(
+                f"{trips.what}: {1000 * cpu / store.rows * 1000:,.0f} ms of CPU of {who} per 1,000 positions beyond storing them, "
+                f"{1 / share:,.0f} vehicles a core"
+            )
     if output is not None:
-        output.write_bytes(orjson.dumps({"passes": [asdict(cost) for cost in costs]}))
+        output.write_bytes(orjson.dumps({"passes": [asdict(cost) for cost in costs + day]}))
 
 
 if __name__ == "__main__":

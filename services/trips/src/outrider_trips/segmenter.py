@@ -128,7 +128,7 @@ class Segmenter:
         to_ms = vehicle.last_ms if vehicle.to_ms is None or vehicle.due else vehicle.to_ms
         if to_ms < vehicle.horizon_ms:
             if vehicle.due:
-                await vehicles.stands(connection, vehicle, "idle", None, vehicle.as_of_ms or 0, None, None)
+                _gone(vehicle)
             return None
         rules = await self._profiles.of(connection, vehicle.tenant, vehicle.device)
         as_of_ms = as_of(vehicle, int(self._settings.trips_settle_s * 1000))
@@ -149,7 +149,7 @@ class Segmenter:
             _count_frozen(vehicle, window)
         if not window.samples:
             if vehicle.due:
-                await vehicles.stands(connection, vehicle, "idle", None, vehicle.as_of_ms or 0, None, None)
+                _gone(vehicle)
             return None
         shown, now, checkpoint = await _segment(window.samples, rules, as_of_ms, edits)
         _count(now, window.rows_read, clipped=window.clipped)
@@ -161,7 +161,7 @@ class Segmenter:
             exact = checkpoint is not None and not (window.frozen or window.clipped)
             vehicle.checkpoint = _packed(checkpoint, rules) if checkpoint and exact else None
             vehicle.hint_ms = window.resume_from_ms
-            await self._stands(connection, vehicle, now, as_of_ms)
+            self._stands(vehicle, now, as_of_ms)
         return await _replace(connection, vehicle, stored, shown)
 
     async def _go_on(
@@ -185,14 +185,17 @@ class Segmenter:
         if checkpoint is not None and checkpoint != since:
             vehicle.checkpoint = _packed(checkpoint, rules)
         stored = await vehicles.trips(connection, vehicle.id, since.start_ms, None)
-        await self._stands(connection, vehicle, now, as_of_ms)
+        self._stands(vehicle, now, as_of_ms)
         return await _replace(connection, vehicle, [trip for trip in stored if trip.start_ms >= since.start_ms], shown)
 
-    async def _stands(
-        self, connection: psycopg.AsyncConnection, vehicle: Vehicle, now: Segmentation, as_of_ms: int
-    ) -> None:
-        due_ms = due(now.due_ms, vehicle, int(self._settings.trips_settle_s * 1000))
-        await vehicles.stands(connection, vehicle, now.state, now.since_ms, as_of_ms, due_ms, vehicle.hint_ms)
+    def _stands(self, vehicle: Vehicle, now: Segmentation, as_of_ms: int) -> None:
+        vehicle.state, vehicle.since_ms, vehicle.as_of_ms = now.state, now.since_ms, as_of_ms
+        vehicle.due_ms = due(now.due_ms, vehicle, int(self._settings.trips_settle_s * 1000))
+
+
+def _gone(vehicle: Vehicle) -> None:
+    """Its newest rows are."""
+    vehicle.state, vehicle.since_ms, vehicle.due_ms, vehicle.hint_ms = "idle", None, None, None
 
 
 async def _replace(

@@ -43,7 +43,7 @@ WITH clock AS ({CLOCKS})
 SELECT v.tenant, v.device, v.moves, {_EPOCH_MS.format("v.first_at")}, {_EPOCH_MS.format("v.last_at")},
        {_EPOCH_MS.format("v.received_at")}, v.slot, {_EPOCH_MS.format("v.window_from")},
        {_EPOCH_MS.format("v.as_of_at")}, {_EPOCH_MS.format("v.due_at")}, v.registered IS DISTINCT FROM false,
-       v.checkpoint,
+       v.checkpoint, v.state, {_EPOCH_MS.format("v.since_at")},
        (SELECT jsonb_object_agg(slot, CASE WHEN isfinite(at) THEN {_EPOCH_MS.format("at")} ELSE 0 END) FROM clock)
 FROM trips.vehicle v WHERE v.id = %s FOR NO KEY UPDATE OF v SKIP LOCKED
 """
@@ -107,13 +107,9 @@ WHERE id = %s
 SETTLE = f"""
 UPDATE trips.vehicle SET moves = %(moves)s, first_at = {MS.format("%(first)s::bigint")}, last_at = {MS.format("%(last)s::bigint")},
     received_at = {MS.format("%(received)s::bigint")}, slot = %(slot)s, frozen_rows = frozen_rows + %(frozen)s,
+    state = %(state)s, since_at = {MS.format("%(since)s::bigint")}, as_of_at = {MS.format("%(as_of)s::bigint")},
+    due_at = {MS.format("%(due)s::bigint")}, window_from = {MS.format("%(window_from)s::bigint")},
     checkpoint = %(checkpoint)s, segmented_at = now(), not_before = now() + make_interval(secs => %(pause_s)s)
-WHERE id = %(vehicle)s
-"""
-STANDS = f"""
-UPDATE trips.vehicle SET state = %(state)s, since_at = {MS.format("%(since)s::bigint")},
-    as_of_at = {MS.format("%(as_of)s")}, due_at = {MS.format("%(due)s::bigint")},
-    window_from = {MS.format("%(resume_from)s::bigint")}
 WHERE id = %(vehicle)s
 """
 
@@ -138,6 +134,8 @@ class Vehicle:
     """Not removed from the registry."""
     checkpoint: dict[str, Any] | None
     """From where its segmentation goes on, if what touched it is newer than what that sums up."""
+    state: str
+    since_ms: int | None
     horizon_ms: int = 0
     """Rows before it are gone, or being removed."""
     clock_ms: int = 0
@@ -166,10 +164,10 @@ async def take(connection: psycopg.AsyncConnection, id_: int) -> Vehicle | None:
     row = await (await connection.execute(TAKE.encode(), (id_,))).fetchone()
     if row is None:
         return None
-    vehicle = Vehicle(id_, *row[:12])
+    vehicle = Vehicle(id_, *row[:14])
     vehicle.horizon_ms = gone.before_ms(TABLE, vehicle.tenant)
     known_ms = max(vehicle.last_ms or 0, vehicle.as_of_ms or 0)
-    clocks: dict[str, int] = row[12] or {}
+    clocks: dict[str, int] = row[14] or {}
     touches = await (await connection.execute(TOUCHED.encode(), (id_,))).fetchall()
     for from_ms, to_ms, rows, frozen, moves, received_ms, slot in touches:
         vehicle.from_ms = from_ms if vehicle.from_ms is None else min(vehicle.from_ms, from_ms)
@@ -294,31 +292,13 @@ async def settle(connection: psycopg.AsyncConnection, vehicle: Vehicle, pause_s:
             "received": vehicle.received_ms,
             "slot": vehicle.slot,
             "frozen": vehicle.frozen,
+            "state": vehicle.state,
+            "since": vehicle.since_ms,
+            "as_of": vehicle.as_of_ms,
+            "due": vehicle.due_ms,
+            "window_from": vehicle.hint_ms,
             "checkpoint": vehicle.checkpoint and Jsonb(vehicle.checkpoint),
             "pause_s": pause_s,
-        },
-    )
-
-
-async def stands(
-    connection: psycopg.AsyncConnection,
-    vehicle: Vehicle,
-    state: str,
-    since_ms: int | None,
-    as_of_ms: int,
-    due_ms: int | None,
-    resume_from_ms: int | None,
-) -> None:
-    """Write where the vehicle stands now, when the clock will change that, and where to read from next time."""
-    await connection.execute(
-        STANDS.encode(),
-        {
-            "vehicle": vehicle.id,
-            "state": state,
-            "since": since_ms,
-            "as_of": as_of_ms,
-            "due": due_ms,
-            "resume_from": resume_from_ms,
         },
     )
 

@@ -19,6 +19,7 @@ _STUCK_MS, _STUCK_MAX_MS = (
     30_000.0,
     60_000.0,
 )  # how long a vehicle must go on before and after a speed of 0 to refute it
+VERDICT_MS = 2 * _STUCK_MAX_MS  # how far from a row others are asked whether it moves, longer intervals aside
 _STRAIGHT = 0.7  # the share of four steps that a way makes good
 _ODOMETER_KM = 0.05
 _TOWED_M = 2_500.0  # odometers may count whole kilometres; beyond this one that stands says something

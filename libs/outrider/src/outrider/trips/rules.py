@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 CLOCK_FLOOR_MS = 946_684_800_000  # 2000-01-01: a device that reports an earlier time has no time
-CADENCE_MAX_MS = 300_000.0  # a longer interval between rows that move is a hole, not a habit
 _CUT_MARGIN_S = 60.0
 MOST_S = 86_400.0
 """Of any rule in seconds: what one tenant's rules reach over is read again with its samples, and others wait meanwhile."""
@@ -99,9 +98,3 @@ class Rules:
     def cut_ms(self) -> int:
         """How long nothing may have moved on either side of a place where the samples can be cut in two."""
         return int(1000 * (self.idle_resume_s + _CUT_MARGIN_S))
-
-    @property
-    def span_ms(self) -> int:
-        """How far from a row its own verdicts, and where a trip begins that it moves in, can depend on others."""
-        waking_s = self.wake_s + max(self.silence_resume_s, 3 * CADENCE_MAX_MS / 1000)
-        return int(1000 * (max(self.bridge_s, self.creep_s, waking_s) + _CUT_MARGIN_S))

@@ -15,17 +15,18 @@ from operator import attrgetter
 
 import numpy as np
 
-from outrider.trips.checkpoint import Behind, Checkpoint
+from outrider.trips.checkpoint import Behind, Checkpoint, needed_ms, settled_ms
 from outrider.trips.columns import Bools, Columns, Floats, Ints
 from outrider.trips.engine import SENSORS, Engine, Heard
 from outrider.trips.geo import metres
 from outrider.trips.model import Sample, Segmentation, State, Trip
 from outrider.trips.motion import JUMP_S, Motion, motion, without_teleports
 from outrider.trips.rest import Rest, Tempo, departure, judge
-from outrider.trips.rules import CADENCE_MAX_MS, Rules
+from outrider.trips.rules import Rules
 from outrider.trips.summary import Draft, Ledger, summarise
 
-_CADENCES = int(CADENCE_MAX_MS / 1000) + 1
+_CADENCE_MAX_MS = 300_000.0  # a longer interval between rows that move is a hole, not a habit
+_CADENCES = int(_CADENCE_MAX_MS / 1000) + 1
 _SHARES = 0.6, 0.9  # with 30 % of the reports lost the first is still the interval
 _FAST_KMH, _FAST_ROWS = 20.0, 3  # no drift of a parked receiver does this
 _WIDE_M = 100.0  # drift wanders, but not over an area this wide
@@ -91,21 +92,21 @@ def _checkpoint(
     """The begin of the newest trip that ended, and that was under way long enough ago for nothing new to change how."""
     for place in range(len(begun) - 2, 0, -1):
         episode, draft = begun[place]
-        moves, span_ms = episode.moves, episode.rules.span_ms
-        first, last = draft.runs[0]
-        left = float(moves.ts[first])
-        if moves.ts[last] > moves.ts[-1] - span_ms or begun[place - 1][1].start_ms >= draft.start_ms:
+        moves = episode.moves
+        left = float(moves.ts[draft.runs[0][0]])
+        settled = settled_ms(moves, draft.runs[0][1], episode.rules)
+        if settled > moves.ts[-1] or begun[place - 1][1].start_ms >= draft.start_ms:
             continue
         if bool(np.any((drifted >= draft.start_ms) & (drifted < left))):
             continue
         rows = np.flatnonzero(raw[1:] - raw[:-1] > episode.rules.pair_ms) + 1
-        rows = rows[raw[rows] <= draft.start_ms - span_ms]
+        rows = rows[raw[rows] <= needed_ms(moves, draft.start_ms, episode.tempo, episode.rules)]
         if not len(rows):
             return since
         read = float(raw[rows[-1]])
         if len(moves.jumps) and moves.jumps[-1] > read - 2000 * JUMP_S:
             continue
-        return episode.checkpoint(draft, read)
+        return episode.checkpoint(draft, read, settled)
     return since
 
 
@@ -187,13 +188,13 @@ class _Episode:
         low, high = max(0, self.begin - 1), self.end + 2
         ts, moving = moves.ts[low:high], moves.moving[low:high]
         gaps = np.diff(ts)
-        counted = (moving[:-1] | moving[1:]) & (gaps <= CADENCE_MAX_MS) & (ts[1:] > after) & (ts[1:] <= until)
+        counted = (moving[:-1] | moving[1:]) & (gaps <= _CADENCE_MAX_MS) & (ts[1:] > after) & (ts[1:] <= until)
         found = np.bincount(np.rint(gaps[counted] / 1000).astype(np.int64), minlength=_CADENCES)
         for seconds, count in (self.since.intervals if self.since else {}).items():
             found[int(seconds)] += count
         return np.asarray(found, dtype=np.int64)
 
-    def checkpoint(self, draft: Draft, read: float) -> Checkpoint:
+    def checkpoint(self, draft: Draft, read: float, settled: float) -> Checkpoint:
         """What the rows before this draft's first movement say of the episode, for `follow` to go on with it."""
         left = float(self.moves.ts[draft.runs[0][0]])
         after = self.since.left_ms if self.since else -np.inf
@@ -213,7 +214,7 @@ class _Episode:
             int(draft.start_ms),
             draft.start_reason,
             int(left),
-            int(self.moves.ts[draft.runs[0][1]]) + self.rules.span_ms,
+            int(settled),
             self.base,
             {int(seconds): int(counts[seconds]) for seconds in np.flatnonzero(counts)},
             Heard(said, driving),
@@ -365,7 +366,7 @@ def _cadence(counts: Ints) -> tuple[float, float]:
     """The intervals (ms) that six and nine of ten reports made while moving do not exceed, in whole seconds."""
     upto = np.cumsum(counts)
     if not upto[-1]:
-        return CADENCE_MAX_MS / 3, CADENCE_MAX_MS / 3
+        return _CADENCE_MAX_MS / 3, _CADENCE_MAX_MS / 3
     usual, slow = np.searchsorted(upto, [int(share * (upto[-1] - 1)) for share in _SHARES], side="right").tolist()
     return 1000.0 * usual, 1000.0 * slow
 
