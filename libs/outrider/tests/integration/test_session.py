@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from outrider.runtime.errors import SessionTakenOver
+from outrider.contract import topics
+from outrider.runtime import session as module
+from outrider.runtime.errors import NotStored, SessionTakenOver
 from outrider.runtime.mqtt import Connection, Delivery
 from outrider.runtime.session import Publisher, Session
 from outrider.servers import Mosquitto
@@ -202,3 +204,45 @@ async def test_a_publisher_comes_back_by_itself(mosquitto: Mosquitto) -> None:
     running.cancel()
     await asyncio.wait([running])
     await publisher.close()
+
+
+async def test_a_slot_stays_as_long_as_publishers_believe_that_it_is_there(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another group reads the topic, too: of that the broker's PUBACK tells nothing when the slot retires."""
+    monkeypatch.setattr(module, "ATTENDED_S", 0.5)
+    monkeypatch.setattr(module, "ATTENDED_GRACE_S", 0.5, raising=False)
+    question = str(topics.ATTENDED.name(group="test", slot=0))
+    publisher = Publisher(mosquitto.url, "svc:test:publisher")
+    session = Session(mosquitto.url, "svc:test:0", [TOPIC, question], receive_maximum=1000, max_bytes=EVERYTHING)
+    tasks = [asyncio.create_task(publisher.run()), asyncio.create_task(session.run())]
+    stored = taken = 0
+
+    async def settle() -> None:
+        nonlocal taken
+        taken += len(await drain(session, session.in_hand[0]))
+
+    async def publish() -> None:
+        nonlocal stored
+        await publisher.publish_stored(TOPIC, b"x", group="test", slot=0)
+        stored += 1
+        await settle()
+
+    try:
+        async with connected(mosquitto.url, "svc:other:0", [TOPIC]):
+            await eventually(lambda: session.connected and publisher.connected)
+            await publish()
+            retiring = asyncio.create_task(session.retire())
+            with contextlib.suppress(NotStored):
+                while True:
+                    await publish()
+            while not retiring.done():
+                await settle()
+                await asyncio.wait([retiring], timeout=0.05)
+        assert stored == taken > 1
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await publisher.close()
+        await session.close()

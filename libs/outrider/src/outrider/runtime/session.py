@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 RETIRE_QUIET_S = 1.0
 """A retiring session with nothing in hand for so long is empty: the broker sends what it has at once."""
 ATTENDED_S = 10.0
-"""How long it is believed that a slot is there. It can go meanwhile only with the connection, by being retired, or by never
-having come back for as long as sessions live."""
+"""How long it is believed that a slot is there. It can go meanwhile only with the connection, or by never having come back
+for as long as sessions live: one that retires stays until nobody believes it any more."""
+ATTENDED_GRACE_S = 2.0
+"""How much longer it stays, for what is on its way to the broker then."""
 _ATTENDED = topics.ATTENDED.template.partition("{")[0]
 OVERHEAD_BYTES = 256
 """What a message in hand takes in memory beside its payload, about."""
@@ -170,20 +172,28 @@ class Session:
     async def retire(self) -> None:
         """Unsubscribe, so that the broker queues nothing more, and wait until what it had queued is settled.
 
-        UNSUBSCRIBE, drain, DISCONNECT with expiry 0 is the way to give a session up without losing a message.
+        UNSUBSCRIBE, drain, DISCONNECT with expiry 0 is the way to give a session up without losing a message. Whoever asks
+        whether the slot is there hears first that it is not, and publishes on what it heard before for a while.
         """
-        filters, self._filters = self._filters, []
-        while True:
-            with suppress(Transient):
-                if self._connection is not None:
-                    await self._connection.unsubscribe(filters)
-                    break
-            await asyncio.sleep(0.2)
+        questions = [topic for topic in self._filters if topic.startswith(_ATTENDED)]
+        if questions:
+            await self._unsubscribe(questions)
+            await asyncio.sleep(ATTENDED_S + ATTENDED_GRACE_S)
+        await self._unsubscribe(self._filters)
         quiet_since = time.monotonic()
         while time.monotonic() - quiet_since < RETIRE_QUIET_S:
             if self._in_hand or not self.connected:
                 quiet_since = time.monotonic()
             await asyncio.sleep(0.1)
+
+    async def _unsubscribe(self, filters: Sequence[str]) -> None:
+        self._filters = [topic for topic in self._filters if topic not in filters]
+        while True:
+            with suppress(Transient):
+                if self._connection is not None:
+                    await self._connection.unsubscribe(filters)
+                    return
+            await asyncio.sleep(0.2)
 
     async def close(self, *, end_session: bool = False) -> None:
         """Disconnect and keep the session: what arrives meanwhile waits in the broker. `end_session` gives it up."""
@@ -278,12 +288,18 @@ class Publisher:
         connection, key = self.connections, (group, slot)
         known, until_s = self._attended.get(key, (0, 0.0))
         if known != connection or time.monotonic() > until_s:
-            until_s = time.monotonic() + ATTENDED_S
-            await self.publish(topics.ATTENDED.name(group=group, slot=slot), b"", request=_BRIEF)
-            self._attended[key] = (connection, until_s)
+            until_s = await self._ask(group, slot, connection)
         await self.publish(topic, payload)
+        if time.monotonic() > until_s + ATTENDED_GRACE_S:  # so late that the slot may have retired before it came
+            await self._ask(group, slot, connection)
         if self.connections != connection:
             raise ConnectionLost("the broker's connection was another one when the question was asked")
+
+    async def _ask(self, group: str, slot: int, connection: int) -> float:
+        until_s = time.monotonic() + ATTENDED_S
+        await self.publish(topics.ATTENDED.name(group=group, slot=slot), b"", request=_BRIEF)
+        self._attended[group, slot] = connection, until_s
+        return until_s
 
     async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish many (topic, payload) with QoS 0 in one write. Raises Transient (ConnectionLost)."""
