@@ -16,7 +16,8 @@ LOOK_S = 1.0
 
 
 class Progress:
-    """Notes what was handled; a slot found idle in two looks has all that ingest received before the first."""
+    """Notes what was handled; a slot found idle in two looks, with nothing in between, has all that ingest received before
+    the first. (One that catches up has nothing in hand either, for a moment after each window the broker sends.)"""
 
     consumer: Consumer
 
@@ -36,8 +37,7 @@ class Progress:
         while True:
             idle = set(self.consumer.idle())
             reached, self._handled = self._handled, {}
-            for slot in idle & was_idle:
-                reached[slot] = max(looked_ms, reached.get(slot, 0))
+            reached |= dict.fromkeys(idle & was_idle - reached.keys(), looked_ms)
             try:
                 await self._positions.progressed(reached)
             except Transient as error:  # the next look writes it
