@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -185,3 +186,26 @@ def test_gpx_is_read_back() -> None:
 def test_a_track_that_cannot_be_read_is_none() -> None:
     assert track_of("_p~iF~ps|U")[0].lat == pytest.approx(38.5)
     assert track_of("_p~iF~ps|") == track_of(None) == []
+
+
+async def test_a_long_csv_holds_up_nobody() -> None:
+    columns = [Column(f"m{n}", f"m{n}", "number", "") for n in range(5)]
+    page = Page(list(range(0, 50_000_000, 1000)), [[1.5] * 50_000 for _ in columns])
+
+    async def pages() -> AsyncIterator[Page]:
+        yield page
+
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    running = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    written = b"".join([piece async for piece in formats.csv_of(Answer({}, columns, pages()))])
+    running.cancel()
+    assert turns > 10
+    assert written.count(b"\r\n") == 50_001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -29,6 +30,8 @@ _ARROW: dict[str, pa.DataType] = {
     "string": pa.string(),
     "json": pa.string(),
 }
+ASIDE_VALUES = 10_000
+"""More are written beside the event loop: uploads wait for their acks there."""
 _QUOTED = re.compile(r'[",\r\n]|^\s|\s$')
 
 
@@ -78,10 +81,16 @@ async def csv_of(answer: Answer) -> AsyncIterator[bytes]:
     """RFC 4180 with a line of names first; `ts` in ISO 8601, nothing between two commas where there is no value."""
     yield (",".join(["ts", *(_cell(column.name) for column in answer.columns)]) + "\r\n").encode()
     async for page in answer.pages:
-        if page.ts:
-            columns = [_cells(column, values) for column, values in zip(answer.columns, page.values, strict=True)]
-            rows = zip(map(iso, page.ts), *columns, strict=True)
-            yield ("\r\n".join(map(",".join, rows)) + "\r\n").encode()
+        if len(page.ts) * len(answer.columns) > ASIDE_VALUES:
+            yield await asyncio.to_thread(_lines, answer.columns, page)
+        elif page.ts:
+            yield _lines(answer.columns, page)
+
+
+def _lines(columns: Sequence[Column], page: Page) -> bytes:
+    cells = [_cells(column, values) for column, values in zip(columns, page.values, strict=True)]
+    rows = zip(map(iso, page.ts), *cells, strict=True)
+    return ("\r\n".join(map(",".join, rows)) + "\r\n").encode()
 
 
 async def arrow_of(answer: Answer) -> AsyncIterator[bytes]:
