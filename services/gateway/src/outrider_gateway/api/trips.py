@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -190,9 +191,10 @@ async def get_trip(
     await gateway.queries.note_read(who, f"device:{row['device']}")
     queries.count("trip", "trips", 1, started)
     if answered == "geojson":
-        body = geo.collection([geo.feature(str(row["id"]), points, _summary(row))])
+        # tracks may have hundreds of thousands of points: they are written beside the event loop
+        body = await asyncio.to_thread(lambda: geo.collection([geo.feature(str(row["id"]), points, _summary(row))]))
     elif answered == "gpx":
-        body = geo.gpx([(_name(row), _description(row), points)])
+        body = await asyncio.to_thread(geo.gpx, [(_name(row), _description(row), points)])
     else:
         body = formats.rendered(_summary(row) | _detail(row) | {"metrics": metrics})
     return sending.whole(request, body, formats.MEDIA[answered])
@@ -248,9 +250,9 @@ async def _list(
     headers = {sending.NEXT_HEADER: next_} if next_ else {}
     if answered == "geojson":
         found = (geo.feature(str(row["id"]), _simplified(row), _summary(row)) for row in rows)
-        body = geo.collection(found, next=next_)
+        body = await asyncio.to_thread(geo.collection, found, next=next_)
     elif answered == "gpx":
-        body = geo.gpx((_name(row), _description(row), _simplified(row)) for row in rows)
+        body = await asyncio.to_thread(geo.gpx, ((_name(row), _description(row), _simplified(row)) for row in rows))
     else:
         body = formats.rendered({"trips": [_summary(row) for row in rows], "next": next_})
     return sending.whole(request, body, formats.MEDIA[answered], headers)
