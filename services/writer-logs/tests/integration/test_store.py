@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -12,6 +14,7 @@ import pytest
 
 from outrider.contract import limits
 from outrider.contract.batch import BatchNumber, Header, Record, RecordBatch
+from outrider.runtime import records
 from outrider.runtime.acks import Acknowledger
 from outrider.runtime.database import Database as Pool
 from outrider.runtime.errors import Transient
@@ -256,3 +259,17 @@ async def test_the_role_can_neither_change_nor_remove_what_is_stored(store: LogS
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement.encode())
+
+
+async def test_a_writer_whose_clock_is_behind_notes_what_comes_too_late(
+    store: LogStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database's clock says which days are gone; by the writer's, nothing of the line's day can be."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    database.rows("SELECT runtime.raise_horizon('logs.line', '*', %s)", today - timedelta(days=1))
+    late_ms = int((today - timedelta(days=1, minutes=1)).timestamp() * 1000)
+    monkeypatch.setattr(records, "time", SimpleNamespace(time=lambda: late_ms / 1000 + 22 * 3600))
+    await store.store(batch((header(1), [line("late", late_ms)])))
+    assert database.rows("SELECT name, tenant, day FROM runtime.expired") == [
+        ("logs.line", "demo", (today - timedelta(days=2)).date())
+    ]

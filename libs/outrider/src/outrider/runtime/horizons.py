@@ -1,7 +1,7 @@
 """What is gone already: rows that come after those of their day were removed are told apart from live ones (delivery rule 17).
 
 Lifecycle moves a horizon under a lock before it removes anything. Whoever stores old rows takes that lock shared, so until
-its transaction ends no horizon moves. Rows of the last day need neither: no horizon is younger.
+its transaction ends no horizon moves. Rows of the last hours need neither: no horizon is younger.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from datetime import date
 
 import psycopg
 
-RECENT_MS = 23 * 3_600_000
-"""What is younger has no horizon before it, which is a midnight at least 24 hours ago; an hour is for clocks that differ."""
+RECENT_MS = 12 * 3_600_000
+"""What is younger has no horizon before it, which is a midnight at least 24 hours ago by the database's clock; half a day is for
+clocks that differ."""
 
 HORIZONS = "SELECT name, tenant, before FROM runtime.horizons(%s)"
 NOTE = """
