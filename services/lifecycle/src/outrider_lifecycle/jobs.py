@@ -148,8 +148,11 @@ class Jobs:
                 await self.once(job)
                 self._problems.pop(job.name, None)
                 backoff.reset()
-            except (Transient, *POISON) as error:
+            except Exception as error:
                 reason = str(error).strip().split("\n", 1)[0]
+                if not isinstance(error, (Transient, *POISON)):  # a mistake of ours: the other jobs go on meanwhile
+                    reason = f"{type(error).__name__}: {reason}"
+                    log.exception("job_failed", extra={"job": job.name})
                 self._problems[job.name] = reason
                 FAILURES.labels(job.name).inc()
                 log.warning("job_interrupted", extra={"job": job.name, "reason": reason})

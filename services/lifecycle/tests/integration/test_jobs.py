@@ -13,6 +13,7 @@ import pytest
 from outrider.runtime.database import Database as Pool
 from outrider.runtime.errors import Transient
 from outrider.runtime.session import Publisher
+from outrider.runtime.slots import Lease
 from outrider.servers import Mosquitto
 from outrider.testing.fixtures import Database
 from outrider.testing.services import running
@@ -96,6 +97,36 @@ async def test_a_job_runs_when_somebody_wants_it_and_says_what_keeps_it(database
         full = False
         await eventually(lambda: runs == 2)  # it is tried again
         await eventually(lambda: database.value("SELECT problem IS NULL FROM lifecycle.job"))
+
+
+async def test_a_job_with_a_mistake_in_it_does_not_keep_the_others(database: Database, lifecycle: Lifecycle) -> None:
+    tried = asyncio.Event()
+
+    async def bad(progress: Progress) -> bool:
+        tried.set()
+        raise ValueError("a mistake of ours")
+
+    async def good(progress: Progress) -> bool:
+        await tried.wait()
+        async with lifecycle.transaction() as connection:
+            await connection.execute("SELECT pg_sleep(0.3)")
+        return False
+
+    jobs = Jobs(lifecycle, [Job("bad", 3600.0, bad), Job("good", 3600.0, good)])
+    working = asyncio.create_task(jobs.work(Lease(GROUP, 0, 1)))
+    try:
+        await eventually(
+            lambda: database.value(
+                "SELECT count(*) FROM lifecycle.job WHERE name = 'good' AND finished_at IS NOT NULL"
+            ),
+            5,
+        )
+        problem = database.value("SELECT problem FROM lifecycle.job WHERE name = 'bad'")
+        assert problem == "ValueError: a mistake of ours"
+        assert not working.done()
+    finally:
+        working.cancel()
+        await asyncio.wait([working])
 
 
 async def test_partitions_are_there_before_their_days(database: Database, lifecycle: Lifecycle) -> None:
