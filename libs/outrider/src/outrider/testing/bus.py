@@ -67,7 +67,9 @@ async def reading(mqtt_url: str, database: Database, shards: int = 4) -> AsyncIt
     """A reader that stands for all writers: their groups are declared and every shard is subscribed."""
     for group in GROUPS:
         database.rows("SELECT runtime.declare_slots(%s, %s)", group, shards)
-    async with connected(mqtt_url, "bus-reader", ["outrider/v1/+/+", topics.ATTENDED.filter(), topics.ACK.filter()]) as client:
+    async with connected(
+        mqtt_url, "bus-reader", ["outrider/v1/+/+", topics.ATTENDED.filter(), topics.ACK.filter()]
+    ) as client:
         yield Bus(client)
 
 
