@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outrider.testing.journeys import Journey
-from outrider.trips import Behind, Checkpoint, Rules, Sample, Trip, follow, segment
+from outrider.trips import Behind, Checkpoint, Columns, Rules, Sample, Trip, follow, segment
+from outrider.trips.checkpoint import needed_ms, settled_ms
+from outrider.trips.motion import motion
+from outrider.trips.rest import Tempo
 
 from .test_trips_invariance import histories
 
@@ -116,3 +120,17 @@ def test_follow_reads_as_much_in_the_evening_as_in_the_morning(word: dict[str, b
     assert len(follower.trips) == 30
     assert max(read[3:]) <= max(read[:3])
     assert follower.went_on > 40
+
+
+def test_settled_waits_for_the_next_fix_and_needed_reaches_the_one_before() -> None:
+    """An interval between two fixes is judged as one, however many rows without lie in it."""
+    rows = [
+        Sample(1000 * s, lat=48.2 if s in (0, 2000) else None, lon=16.3, speed_kmh=50.0) for s in range(0, 4000, 10)
+    ]
+    moves = motion(Columns.of(rows), np.empty(0), RULES)
+    last = 50  # at 500 s; verdicts look ahead for 120 s
+    assert settled_ms(moves, last, RULES) == 2_000_000
+    assert settled_ms(moves, 300, RULES) == 3_010_000 + 120_000 + 1_800_000
+    tempo = Tempo.of(10_000, 10_000, RULES)
+    assert needed_ms(moves, 3_900_000, tempo, RULES) == 2_000_000 - 120_000
+    assert needed_ms(moves, 5_000_000, tempo, RULES) == 5_000_000 - (100_000 + 900_000 + 120_000) - 1_800_000
