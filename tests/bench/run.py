@@ -73,7 +73,14 @@ def servers_only(*, with_registry: bool = False) -> contextlib.AbstractAsyncCont
 
 async def measure(load: Load, options: Options, progress: Progress) -> dict[str, Any]:
     """One load on a new platform. LoadFailure where the load could not be made; losses are figures, not failures."""
-    scale = {"ingest": options.replicas, "writer-timeseries": options.replicas}
+    # What peers do, too: the way into the ledger. Trips and rollups have benchmarks of their own.
+    scale = {
+        "ingest": options.replicas,
+        "writer-timeseries": options.replicas,
+        "trips": 0,
+        "lifecycle": 0,
+        "gateway": 0,
+    }
     async with started(scale, load.persistence) as platform, Driver(load, platform) as driver:
         ports = [p.http_port for p in platform.state.services.values() if p.service == "writer-timeseries"]
 

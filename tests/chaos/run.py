@@ -29,6 +29,9 @@ SETTLE_S = 90.0
 SERVED_S = 60.0
 
 
+SPINE = {"trips": 0, "lifecycle": 0, "gateway": 0}
+
+
 @dataclass
 class Round:
     """What came of one scenario."""
@@ -93,6 +96,8 @@ class Options:
     devices: int = 32
     load: Load = field(default_factory=Load)
     environment: Mapping[str, str] = field(default_factory=dict)
+    scale: Mapping[str, int] = field(default_factory=dict)
+    """Processes by service; SPINE leaves out what makes something of the ledger."""
     settle_s: float = SETTLE_S
 
 
@@ -110,7 +115,7 @@ async def run(
     """
     began_s = time.monotonic()
     result = Result(options.seed)
-    platform = Platform(options.folder, environment=options.environment, test_account=True)
+    platform = Platform(options.folder, scale=options.scale, environment=options.environment, test_account=True)
     try:
         await asyncio.to_thread(platform.start)
         await asyncio.to_thread(platform.wait_ready, 120)

@@ -10,7 +10,7 @@ from outrider.servers import ServerError
 from outrider.testing.fixtures import unavailable
 from tests.chaos.actions import cut, kill
 from tests.chaos.devices import Load
-from tests.chaos.run import Options, Result, run
+from tests.chaos.run import SPINE, Options, Result, run
 from tests.chaos.timeline import Scenario, at, every
 
 BROKEN = Path(__file__).with_name("broken")
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(120)]
 
 async def _play(folder: Path, build: str, scenario: Scenario) -> Result:
     path = {"PYTHONPATH": str(BROKEN / build)}
-    options = Options(folder / build, seed=1, devices=16, load=Load(5, 5), environment=path, settle_s=20)
+    options = Options(folder / build, seed=1, devices=16, load=Load(5, 5), environment=path, scale=SPINE, settle_s=20)
     try:
         return await run([scenario], options)
     except ServerError as error:

@@ -12,7 +12,7 @@ from tests.chaos import report
 from tests.chaos.actions import RESTORED_S, cut, kill, lose_identities, reboot, reuse_boots, wipe_broker
 from tests.chaos.database import lose_commit_replies
 from tests.chaos.devices import Load
-from tests.chaos.run import Options, run
+from tests.chaos.run import SPINE, Options, run
 from tests.chaos.timeline import Scenario, at
 from tests.chaos.traffic import clone_cards, flood, poison_row
 
@@ -56,7 +56,7 @@ LOST = Scenario(
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 async def test_lost_identities_are_put_back_within_a_minute_and_no_device_is_touched(server_folder: Path) -> None:
-    options = Options(server_folder / "lost", SEED, devices=20, load=Load(5, 5))
+    options = Options(server_folder / "lost", SEED, devices=20, load=Load(5, 5), scale=SPINE)
     try:
         result = await run([LOST], options)
     except ServerError as error:
@@ -73,7 +73,7 @@ async def test_lost_identities_are_put_back_within_a_minute_and_no_device_is_tou
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 async def test_short_run_keeps_every_promise(server_folder: Path) -> None:
-    options = Options(server_folder / "chaos", SEED, devices=16, load=Load(4, 5))
+    options = Options(server_folder / "chaos", SEED, devices=16, load=Load(4, 5), scale=SPINE)
     try:
         result = await run([KILLS, INPUT], options)
     except ServerError as error:

@@ -25,7 +25,11 @@ OUTRIDER = str(Path(sys.executable).with_name("outrider"))
 @pytest.mark.timeout(240)
 async def test_kill_each_part_once(tmp_path: Path, server_folder: Path) -> None:
     record = tmp_path / "expected.jsonl"
-    with Platform(server_folder / "kills") as platform:
+    with Platform(
+        server_folder / "kills",
+        scale={"lifecycle": 0, "gateway": 0},
+        environment={"OUTRIDER_TRIPS_REFRESH_S": "1"},
+    ) as platform:
         platform.wait_ready(60)
         state = platform.state
         sim = await asyncio.create_subprocess_exec(

@@ -63,6 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 SPINE = {"trips": 0, "lifecycle": 0, "gateway": 0}
 """Without the services that these tests are not about: each costs a second of CPU to start."""
+WITHOUT = [f"--scale={service}=0" for service in SPINE]
 INGEST_ONLY = {**SPINE, "writer-logs": 0, "writer-timeseries": 0, "registry": 0}
 
 
@@ -195,7 +196,7 @@ def test_service_killed_again_and_again_is_ready_within_ten_seconds(folder: Path
 
 
 def test_up_down_and_a_kill_of_the_command_leave_nothing(folder: Path) -> None:
-    command = outrider("up", "--data", str(folder))
+    command = outrider("up", *WITHOUT, "--data", str(folder))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
         assert up.stdout
         until_printed(up, "Outrider runs")
@@ -214,7 +215,7 @@ def test_up_down_and_a_kill_of_the_command_leave_nothing(folder: Path) -> None:
 
 
 def test_interrupt_during_the_start_leaves_nothing(folder: Path) -> None:
-    command = outrider("up", "--data", str(folder))
+    command = outrider("up", *WITHOUT, "--data", str(folder))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as up:
         until(lambda: processes_of(folder))
         up.send_signal(signal.SIGINT)
@@ -224,7 +225,7 @@ def test_interrupt_during_the_start_leaves_nothing(folder: Path) -> None:
 
 
 def test_service_with_bad_settings_is_named(folder: Path) -> None:
-    platform = Platform(folder, environment={"OUTRIDER_LEASE_TIMEOUT_S": "soon"})
+    platform = Platform(folder, scale=INGEST_ONLY, environment={"OUTRIDER_LEASE_TIMEOUT_S": "soon"})
     with pytest.raises(PlatformError, match=r"cannot use its settings\. Its log is .*logs/"), platform:
         pytest.fail("it started with bad settings")
 

@@ -164,6 +164,8 @@ def test_services_can_do_no_more_than_they_must(database: Database, service: str
 def test_only_its_own_writer_reads_and_adds_to_a_table(database: Database) -> None:
     own = {"ingest": "telemetry.boot", "writer-logs": "logs.line", "writer-timeseries": "telemetry.sample"}
     for service, url in database.service_urls.items():
+        if service == "lifecycle":
+            continue  # it archives what expires, whoever's it is
         with psycopg.connect(url, autocommit=True) as connection:
             for owner, table in own.items():
                 allowed = connection.execute(

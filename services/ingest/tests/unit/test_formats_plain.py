@@ -75,7 +75,7 @@ def rows_of_the_long_way(payload: bytes) -> list[tuple[Any, ...]]:
     return [(decoded.boot, decoded.seq), *((*row, type(row[3])) for row in samples)]
 
 
-@settings(max_examples=1500)
+@settings(max_examples=600)
 @given(FLAT | COMPACT, st.booleans())
 def test_what_it_reads_the_long_way_reads_alike(document: dict[str, Any], compressed: bool) -> None:
     payload = json.dumps(document).encode()

@@ -244,4 +244,5 @@ async def test_overview_counts_the_tenant_only(api: Api, database: Database) -> 
         "rejected_24h": 2,
         "gaps": 0,
         "open_commands": 0,
+        "open_trips": 0,
     }
