@@ -95,7 +95,7 @@ def grow(samples: list[Sample], chance: random.Random, late: float) -> Follower:
     return follower
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rounds() | histories(12), st.integers(0, 10**6), st.sampled_from([0.0, 0.0, 0.1]))
 def test_follow_gives_what_all_samples_give(samples: list[Sample], seed: int, late: float) -> None:
     grow(samples, random.Random(seed), late)

@@ -65,7 +65,7 @@ def after(samples: list[Sample]) -> int:
     return max(sample.ts for sample in samples) + DAY_MS
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), st.randoms(use_true_random=False))
 def test_segment_any_order_and_duplicates(samples: list[Sample], chance: random.Random) -> None:
     shuffled = samples + [sample for sample in samples if chance.random() < 0.3]
@@ -74,7 +74,7 @@ def test_segment_any_order_and_duplicates(samples: list[Sample], chance: random.
         assert segment(shuffled, RULES, as_of_ms) == segment(samples, RULES, as_of_ms)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(histories(), st.integers(0, 10**6))
 def test_cuts_parts_have_the_trips_of_the_whole(samples: list[Sample], pick: int) -> None:
     places = cuts(samples, RULES)
@@ -90,7 +90,7 @@ def test_cuts_parts_have_the_trips_of_the_whole(samples: list[Sample], pick: int
     assert [trip for day in days for trip in day] == list(whole)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(histories(), st.integers(0, 10**6))
 def test_cuts_are_decided_within_reach(samples: list[Sample], pick: int) -> None:
     places = cuts(samples, RULES)
@@ -102,7 +102,7 @@ def test_cuts_are_decided_within_reach(samples: list[Sample], pick: int) -> None
     assert near.index(samples[place]) in cuts(near, RULES)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(histories(), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_cuts_seen_through_a_window_are_cuts_of_the_whole(samples: list[Sample], one: int, two: int) -> None:
     low, high = sorted((one % len(samples), two % len(samples)))
@@ -115,7 +115,7 @@ def test_cuts_seen_through_a_window_are_cuts_of_the_whole(samples: list[Sample],
     assert {low + place for place in known} <= set(cuts(samples, RULES))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), st.integers(0, 6000), st.integers(0, 6000))
 def test_segment_later_turns_only_open_into_final(samples: list[Sample], soon_s: int, later_s: int) -> None:
     newest = max(sample.ts for sample in samples)
@@ -129,7 +129,7 @@ def test_segment_later_turns_only_open_into_final(samples: list[Sample], soon_s:
     assert segment(samples, RULES, newest + DAY_MS).due_ms is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), st.integers(0, 4000))
 def test_segment_due_is_when_something_changes(samples: list[Sample], soon_s: int) -> None:
     now = segment(samples, RULES, max(sample.ts for sample in samples) + 1000 * soon_s)
@@ -151,7 +151,7 @@ def sound(trips: tuple[Trip, ...]) -> None:
         assert one.end_ms <= two.start_ms
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), st.integers(0, 4000))
 def test_segment_trips_are_sound(samples: list[Sample], soon_s: int) -> None:
     sound(segment(samples, RULES, max(sample.ts for sample in samples) + 1000 * soon_s).trips)
@@ -174,7 +174,7 @@ ROWS = st.builds(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(ROWS, max_size=40), st.integers(NOON_MS, NOON_MS + DAY_MS))
 def test_segment_any_rows_at_all(samples: list[Sample], as_of_ms: int) -> None:
     found = segment(samples, RULES, as_of_ms)

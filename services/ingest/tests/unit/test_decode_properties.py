@@ -111,7 +111,7 @@ def decode_all(payload: bytes) -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_bytes_give_samples_or_a_reason(payload: bytes) -> None:
     decode_all(payload)
 
@@ -122,13 +122,13 @@ def test_any_bytes_after_a_magic_number_give_samples_or_a_reason(magic: bytes, r
 
 
 @given(JSON)
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_any_json_gives_samples_or_a_reason(document: Any) -> None:
     decode_all(json_bytes(document))
 
 
 @given(st.dictionaries(KEYS, JSON, max_size=8), st.lists(st.dictionaries(KEYS, LEAVES, max_size=6), max_size=5))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_document_of_known_shape_gives_samples_or_a_reason(fields: dict[str, Any], records: list[Any]) -> None:
     decode_all(json_bytes(fields))
     decode_all(json_bytes(records))
@@ -150,7 +150,7 @@ COLUMNS = st.tuples(STEPS, st.lists(LEAVES, max_size=5)) | st.integers(1, 5).fla
     st.dictionaries(KEYS, COLUMNS, max_size=4),
     st.dictionaries(st.sampled_from(["boot", "seq", "now_ms", "t0"]), NUMBERS),
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_compact_batch_gives_samples_or_a_reason(series: dict[str, Any], header: dict[str, Any]) -> None:
     decode_all(json_bytes({"v": 1, "t0": RECEIVED, **header, "series": series}))
 

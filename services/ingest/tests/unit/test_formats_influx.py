@@ -87,7 +87,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=30).map("".join))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_text_gives_samples_or_a_reason(text: str) -> None:
     for _ in range(2):  # unknown and known series
         try:

@@ -94,7 +94,7 @@ def test_what_cbor2_writes_is_read_back(items: list[Any], indefinite: bool) -> N
 
 
 @given(st.integers(0x80, 0x9F), st.binary(max_size=80))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_bytes_give_samples_or_a_reason(first: int, rest: bytes) -> None:
     result = outcome(bytes([first]) + rest)
     if isinstance(result, tuple):

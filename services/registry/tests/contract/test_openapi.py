@@ -39,7 +39,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = int(os.environ.get("OUTRIDER_TEST_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("OUTRIDER_TEST_EXAMPLES", "2"))
 """Requests for each route and way; 20 were tried once, and take a quarter of an hour on a busy machine."""
 STREAM = "/api/v1/live"
 """Answers without end; its own tests read it."""
