@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 WORKERS_PER_CORE = 2  # most tests wait for servers and timeouts, they do not compute
 WORKERS_MAX = 8  # each has its own PostgreSQL; with this many the longest file is what lasts
@@ -13,6 +14,9 @@ QUICK_FOLDERS = {"unit", "contract"}
 
 # Platforms of several processes start at once, and each would want 8080 for its console.
 os.environ.setdefault("OUTRIDER_REGISTRY_HTTP_PORT", "0")
+
+settings.register_profile("outrider", deadline=None)  # a busy machine is no counterexample
+settings.load_profile("outrider")
 
 
 @pytest.hookimpl(optionalhook=True)
