@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -391,7 +392,7 @@ def main(
         server = Postgres(Path(keep or folder) / "postgres")
         with server:
             database = prepare_database(server.url)
-            filling = Filling(database, devices, days, lambda text: print(f"\r\x1b[K{text}", end="", flush=True))
+            filling = Filling(database, devices, days, _tell)
             state = Path(keep or folder) / "filled.json"
             started = time.perf_counter()
             if state.exists():
@@ -401,7 +402,8 @@ def main(
                 filling.all()
                 told = {"now_ms": filling.now_ms, "start_ms": filling.start_ms, "rows": filling.rows}
                 state.write_bytes(orjson.dumps(told))
-            print(f"\r\x1b[K{devices:,} devices, {days} days, filled in {time.perf_counter() - started:.0f} s:")
+            _tell("")
+            print(f"{devices:,} devices, {days} days, filled in {time.perf_counter() - started:.0f} s:")
             print(filling.sizes())
             asked = [one for one in questions(filling.now_ms, filling.start_ms, devices) if only in one.name]
             results = asyncio.run(measured(database, server, asked, print))
@@ -413,6 +415,12 @@ def main(
             server.wipe()
     if any(result["target_s"] is not None and result["p95_s"] > result["target_s"] for result in results):
         raise SystemExit(1)
+
+
+def _tell(text: str) -> None:
+    """How far it is, where somebody watches."""
+    if sys.stdout.isatty():
+        print(f"\r\x1b[K{text}", end="", flush=True)
 
 
 if __name__ == "__main__":
